@@ -1,0 +1,1 @@
+"""A model's capabilities over HTTP (needs the extra ``api``)."""

@@ -1,0 +1,227 @@
+"""The HTTP application: a form with texts or pictures goes in, JSON comes out; errors are one sentence.
+
+Requests are forms, so that a text and an uploaded picture are sent the same way::
+
+    curl -F text="something cold to eat" -F k=5 http://127.0.0.1:8000/search
+    curl -F image=@photo.jpg -F label=cat -F label=dog http://127.0.0.1:8000/classify
+"""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import FastAPI, File, Form, Request, UploadFile
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException
+
+from intermodal.api.limits import LimitBody
+from intermodal.core.errors import DataError, IntermodalError
+from intermodal.core.version import __version__
+from intermodal.data.images import open_image
+from intermodal.index.embedding import classifies, embeds
+from intermodal.index.hits import SearchIndex
+from intermodal.index.session import Session
+from intermodal.train.folder import Run
+
+MAX_BYTES = 32_000_000
+MAX_INPUTS = 256
+MAX_TEXT = 10_000
+
+Texts = Annotated[list[Annotated[str, Field(max_length=MAX_TEXT)]], Form(max_length=MAX_INPUTS)]
+Pictures = Annotated[list[UploadFile], File(max_length=MAX_INPUTS)]
+
+
+class Health(BaseModel):
+    """That the server answers."""
+
+    status: str = "ok"
+
+
+class Info(BaseModel):
+    """What is served."""
+
+    name: str
+    method: str
+    title: str
+    capabilities: list[str]
+    parameters: int
+    searches: str = Field(description="the pictures that /search searches")
+    metrics: dict[str, float] = Field(description="what the run's evaluation on its test split found")
+    version: str
+
+
+class Embedding(BaseModel):
+    """One input's unit vector."""
+
+    input: str
+    vector: list[float]
+
+
+class Embeddings(BaseModel):
+    """The texts' vectors, then the pictures', in the order sent."""
+
+    dim: int
+    embeddings: list[Embedding]
+
+
+class Found(BaseModel):
+    """One picture that was found."""
+
+    path: str
+    score: float = Field(description="cosine of query and picture")
+    caption: str
+
+
+class SearchResult(BaseModel):
+    """The closest pictures, best first."""
+
+    hits: list[Found]
+
+
+class Share(BaseModel):
+    """A label and its probability."""
+
+    label: str
+    probability: float
+
+
+class Classified(BaseModel):
+    """A picture's labels, the most probable first."""
+
+    input: str
+    labels: list[Share]
+
+
+class Classification(BaseModel):
+    """Each picture's labels, in the order sent."""
+
+    pictures: list[Classified]
+
+
+def create_app(run: str | Path | Session, index: SearchIndex | None = None, *, max_bytes: int = MAX_BYTES) -> FastAPI:
+    """Return the application that serves a model.
+
+    Args:
+        run: a run, a checkpoint, a published folder, a hub id, or an opened model.
+        index: what /search searches; the model's held-out pictures by default.
+        max_bytes: larger requests are refused.
+
+    Raises:
+        CheckpointError: if there is no such model or it is damaged.
+    """
+    session = run if isinstance(run, Session) else Session(run)
+    app = FastAPI(title=f"intermodal: {session.name}", version=__version__)
+    app.add_middleware(LimitBody, max_bytes=max_bytes)
+    _add_errors(app)
+    one_at_a_time = threading.Lock()
+
+    @app.get("/health")
+    def health() -> Health:
+        return Health()
+
+    @app.get("/info")
+    def info() -> Info:
+        judged = (session.path / "evaluation" / "test").is_dir()
+        return Info(
+            name=session.name,
+            method=session.model.id,
+            title=session.card.title,
+            capabilities=list(session.capabilities),
+            parameters=session.parameters,
+            searches=index.name if index is not None else "held-out pictures",
+            metrics=Run(session.path).evaluation("test").metrics if judged else {},
+            version=__version__,
+        )
+
+    @app.post("/embed")
+    def embed(text: Texts = [], image: Pictures = []) -> Embeddings:  # noqa: B006 - FastAPI copies defaults
+        if not text and not image:
+            raise DataError("Send at least one `text` or `image` to embed.")
+        found: list[Embedding] = []
+        with one_at_a_time:
+            for modality, names, inputs in (
+                ("text", text, text),
+                ("image", _names(image), [open_image(file.file.read(), _name(file)) for file in image]),
+            ):
+                if inputs:
+                    vectors = embeds(session.model, modality, f"To embed a {modality}").embed(modality, inputs)
+                    found += [Embedding(input=n, vector=v.tolist()) for n, v in zip(names, vectors, strict=True)]
+        return Embeddings(dim=len(found[0].vector), embeddings=found)
+
+    @app.post("/search")
+    def search(
+        text: Annotated[str | None, Form(max_length=MAX_TEXT)] = None,
+        image: Annotated[UploadFile | None, File()] = None,
+        k: Annotated[int, Form(ge=1, le=1000)] = 10,
+    ) -> SearchResult:
+        picture = None if image is None else open_image(image.file.read(), _name(image))
+        with one_at_a_time:
+            vector = session.query(text, picture)
+            hits = (index or session.held_out()).search(vector, k)
+        return SearchResult(hits=[Found(path=h.path, score=h.score, caption=h.caption) for h in hits])
+
+    @app.post("/classify")
+    def classify(
+        image: Pictures,
+        label: Texts,
+        template: Texts = ["{}"],  # noqa: B006 - FastAPI copies defaults
+    ) -> Classification:
+        model = classifies(session.model, "To classify")
+        pictures = [open_image(file.file.read(), _name(file)) for file in image]
+        with one_at_a_time:
+            shares = model.classify(pictures, label, template)
+        rows = [
+            sorted(
+                (Share(label=n, probability=s) for n, s in zip(label, row.tolist(), strict=True)),
+                key=_by_share,
+            )
+            for row in shares
+        ]
+        return Classification(
+            pictures=[Classified(input=n, labels=r) for n, r in zip(_names(image), rows, strict=True)]
+        )
+
+    return app
+
+
+def _by_share(share: Share) -> float:
+    return -share.probability
+
+
+def _name(file: UploadFile) -> str:
+    return f"the picture {file.filename!r}" if file.filename else "the picture"
+
+
+def _names(files: list[UploadFile]) -> list[str]:
+    return [file.filename or "" for file in files]
+
+
+def _add_errors(app: FastAPI) -> None:
+    """Let every error be ``{"error": sentence}``."""
+
+    async def ours(request: Request, error: Exception) -> JSONResponse:
+        del request
+        return JSONResponse({"error": str(error)}, status_code=422)
+
+    async def invalid(request: Request, error: Exception) -> JSONResponse:
+        del request
+        assert isinstance(error, RequestValidationError)
+        return JSONResponse({"error": " ".join(map(_in_words, error.errors()))}, status_code=422)
+
+    async def refused(request: Request, error: Exception) -> JSONResponse:
+        del request
+        assert isinstance(error, HTTPException)
+        return JSONResponse({"error": error.detail}, status_code=error.status_code, headers=error.headers)
+
+    app.add_exception_handler(IntermodalError, ours)
+    app.add_exception_handler(RequestValidationError, invalid)
+    app.add_exception_handler(HTTPException, refused)
+
+
+def _in_words(problem: Any) -> str:
+    where = ".".join(str(part) for part in problem["loc"] if part != "body")
+    return f"{where}: {problem['msg']}."

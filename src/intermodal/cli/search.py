@@ -1,0 +1,72 @@
+"""``intermodal search``: finds pictures by a text or by another picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from intermodal.cli.common import (
+    Model,
+    OnDevice,
+    OptionalPath,
+    open_session,
+    output,
+    parse,
+    print_json,
+    progress,
+    show_unreadable,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments(OnDevice):
+    """Find pictures in a folder, or among the held-out ones of the model's own data.
+
+    Attributes:
+        model: a run, a checkpoint, a published folder or a hub id.
+        query: what to look for, in words.
+        image: look for pictures like this one instead.
+        folder: the folder to search; it is indexed, or its index refreshed, first.
+        k: how many pictures to bring.
+        index: where the folder's index lives; FOLDER/.intermodal-index by default.
+        rebuild: replace an index that another model made.
+        json: print JSON.
+    """
+
+    model: Model
+    query: tyro.conf.Positional[Annotated[str | None, tyro.conf.arg(metavar="[QUERY]")]] = None
+    image: OptionalPath = None
+    folder: Annotated[Path | None, tyro.conf.arg(name="in", metavar="FOLDER")] = None
+    k: Annotated[int, tyro.conf.arg(aliases=["-k"])] = 10
+    index: OptionalPath = None
+    rebuild: bool = False
+    json: bool = False
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run the command."""
+    arguments = parse(Arguments, argv, "search")
+    with progress() as report:
+        session = open_session(arguments.model, arguments.device, report)
+        from intermodal.data.images import open_image
+
+        image = None if arguments.image is None else open_image(arguments.image)
+        vector = session.query(arguments.query, image)
+        found: Any
+        if arguments.folder is None:
+            found, unreadable = session.held_out(report), []
+        else:
+            found, update = session.folder(arguments.folder, report, index=arguments.index, rebuild=arguments.rebuild)
+            unreadable = update.unreadable
+        hits = found.search(vector, arguments.k)
+    show_unreadable(unreadable)
+    if arguments.json:
+        print_json([{"path": hit.path, "score": hit.score, "caption": hit.caption} for hit in hits])
+        return 0
+    for hit in hits:
+        output().print(f"{hit.score:6.3f}  {hit.path}", markup=False)
+    return 0

@@ -1,0 +1,1 @@
+"""What everything stands on: configurations, capabilities, checkpoints, the registry. No model lives here."""

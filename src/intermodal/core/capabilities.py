@@ -1,0 +1,58 @@
+"""What a trained model does for a person, as small protocols.
+
+The command line, the page and the API speak to these alone, so a method shows up in all three by offering one. A
+capability takes raw data (pictures as PIL images, texts as strings) and returns raw data or arrays: the processors that
+travel with the model do the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL import Image
+
+
+@runtime_checkable
+class Embeds(Protocol):
+    """Embeds raw data of some modalities into one space in which the dot product is the similarity."""
+
+    modalities: tuple[str, ...]
+    """Which inputs :meth:`embed` takes, for example ``("image", "text")``."""
+
+    def embed(self, modality: str, inputs: Sequence[Any]) -> np.ndarray:
+        """Return float32 unit vectors, shape ``(len(inputs), D)``.
+
+        Args:
+            modality: one of :attr:`modalities`.
+            inputs: PIL images for ``"image"``, strings for ``"text"``.
+        """
+        ...
+
+
+@runtime_checkable
+class Classifies(Protocol):
+    """Assigns one of some labels to each picture."""
+
+    def classify(
+        self, images: Sequence[Image.Image], labels: Sequence[str], templates: Sequence[str] = ("{}",)
+    ) -> np.ndarray:
+        """Return float32 probabilities, shape ``(len(images), len(labels))``, each row summing to one.
+
+        Args:
+            images: PIL images.
+            labels: the names to choose among, at least one.
+            templates: prompts with one ``{}``; a label's embedding is the normalised mean over its prompts.
+        """
+        ...
+
+
+CAPABILITIES: dict[str, type] = {"embed": Embeds, "classify": Classifies}
+"""Each capability's name, as commands and method cards spell it, and its protocol."""
+
+
+def capabilities_of(model: object) -> tuple[str, ...]:
+    """Return the names of the capabilities that ``model`` offers."""
+    return tuple(name for name, protocol in CAPABILITIES.items() if isinstance(model, protocol))

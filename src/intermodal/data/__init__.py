@@ -1,0 +1,1 @@
+"""Sources, processors, transforms and collation: from files on a disk to batches of tensors."""

@@ -1,0 +1,234 @@
+"""Processors: raw data <-> tensors. They travel inside the checkpoint, so a model never sees the wrong input.
+
+A processor turns one raw value (a PIL image, a string) into a compact tensor of fixed shape (``encode``), and
+a batch of those into what the network takes (``prepare``: on the network's device, after any augmentation).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+import torch
+from PIL import Image
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from intermodal.core.config import Config
+from intermodal.core.errors import CheckpointError
+from intermodal.core.fields import Field
+from intermodal.data.images import MAX_PIXELS, open_image
+
+Resize = Literal["squash", "crop", "pad"]
+Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+_RESAMPLE = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+
+class Processor:
+    """Base of all processors."""
+
+    raw: Field
+    """What :meth:`encode` takes."""
+
+    def encode(self, value: Any) -> Tensor:
+        """Turn one raw value into a compact tensor of fixed shape and dtype."""
+        raise NotImplementedError
+
+    def prepare(self, batch: Tensor) -> Tensor:
+        """Turn a batch of encoded values into what the network takes."""
+        return batch
+
+    def __call__(self, values: Sequence[Any]) -> Tensor:
+        """Encode several raw values and prepare them as one batch."""
+        return self.prepare(torch.stack([self.encode(v) for v in values]))
+
+    def to_folder(self, folder: Path) -> dict[str, Any]:
+        """Write assets into a checkpoint folder; return JSON that, with them, restores the processor."""
+        raise NotImplementedError
+
+    @staticmethod
+    def from_folder(data: dict[str, Any], folder: Path) -> Processor:
+        """Restore the processor that :meth:`to_folder` described."""
+        if data.get("kind") == "text":
+            return TextProcessor.restore(data, folder)
+        config = Config.from_dict(data)
+        if not isinstance(config, Processor):
+            raise CheckpointError(f"{folder}: {data.get('type')!r} is no processor.")
+        return config
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImageProcessor(Config, Processor):
+    """Pictures <-> ``(3, H, W)``: uint8 when encoded, normalised float32 when prepared.
+
+    Attributes:
+        size: height and width in pixels.
+        mean: per-channel mean, of values in 0..1.
+        std: per-channel standard deviation.
+        resize: ``squash`` ignores the aspect ratio, ``crop`` fits the short side and cuts the centre, ``pad``
+            fits the long side and fills with white.
+        interpolation: the resampling filter (Pillow's, antialiased).
+    """
+
+    size: tuple[int, int]
+    mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
+    std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
+    resize: Resize = "crop"
+    interpolation: Interpolation = "bicubic"
+
+    raw = Field((), "image", "a picture")
+
+    def encode(self, value: Any) -> Tensor:
+        """Return a picture (PIL image, encoded bytes or path) as uint8 ``(3, H, W)``."""
+        image = self._fit(open_image(value))
+        array = np.array(image, dtype=np.uint8)
+        return torch.from_numpy(array).permute(2, 0, 1).contiguous()
+
+    def _fit(self, image: Image.Image) -> Image.Image:
+        height, width = self.size
+        target, method = (width, height), _RESAMPLE[self.interpolation]
+        if image.size == target:
+            return image
+        if self.resize == "squash":
+            return image.resize(target, method)
+        if self.resize == "crop":
+            return self._fit_and_crop(image, method)
+        return self._fit_and_pad(image, method)
+
+    def _fit_and_crop(self, image: Image.Image, method: Image.Resampling) -> Image.Image:
+        """Scale the short side to the size, cut the centre; rounded as the published preprocessors do."""
+        height, width = self.size
+        scale = max(width / image.width, height / image.height)
+        scaled = (max(width, int(image.width * scale)), max(height, int(image.height * scale)))
+        left, top = (scaled[0] - width) // 2, (scaled[1] - height) // 2
+        if scaled[0] * scaled[1] > MAX_PIXELS:  # a very long strip: only the part that is kept is scaled
+            across, down = image.width / scaled[0], image.height / scaled[1]
+            part = (left * across, top * down, (left + width) * across, (top + height) * down)
+            return image.resize((width, height), method, box=part)
+        image = image.resize(scaled, method) if scaled != image.size else image
+        return image.crop((left, top, left + width, top + height))
+
+    def _fit_and_pad(self, image: Image.Image, method: Image.Resampling) -> Image.Image:
+        """Scale the long side to the size and centre the picture on white."""
+        height, width = self.size
+        scale = min(width / image.width, height / image.height)
+        scaled = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+        canvas = Image.new("RGB", (width, height), (255, 255, 255))
+        canvas.paste(image.resize(scaled, method), ((width - scaled[0]) // 2, (height - scaled[1]) // 2))
+        return canvas
+
+    def prepare(self, batch: Tensor) -> Tensor:
+        """Return float ``(B, 3, H, W)``, normalised; takes uint8 in 0..255 or float in 0..1."""
+        scale = 255.0 if batch.dtype == torch.uint8 else 1.0
+        mean = torch.tensor(self.mean, device=batch.device).view(1, 3, 1, 1) * scale
+        std = torch.tensor(self.std, device=batch.device).view(1, 3, 1, 1) * scale
+        values = batch if batch.is_floating_point() else batch.float()
+        return (values - mean) / std
+
+    def decode(self, batch: Tensor) -> list[Image.Image]:
+        """Return prepared pictures ``(B, 3, H, W)`` as PIL images."""
+        mean = torch.tensor(self.mean, device=batch.device).view(1, 3, 1, 1)
+        std = torch.tensor(self.std, device=batch.device).view(1, 3, 1, 1)
+        pixels = ((batch.float() * std + mean) * 255).round().clamp(0, 255).byte()
+        return [Image.fromarray(p.permute(1, 2, 0).cpu().numpy()) for p in pixels]
+
+    def to_folder(self, folder: Path) -> dict[str, Any]:
+        """Return the configuration; a picture's processor has no assets."""
+        del folder
+        return self.to_dict()
+
+
+class TextProcessor(Processor):
+    """Strings <-> ``(L,)`` int64 token ids: special tokens added, cut to the context and padded.
+
+    Args:
+        tokenizer: with a post-processor that adds the special tokens.
+        context_length: L.
+        eos_id: the id that ends a text; kept when a long text is cut.
+        pad_id: the id that fills up.
+        lower: lower-case and strip the text first, as CLIP does.
+    """
+
+    raw = Field((), "str", "a text")
+
+    def __init__(
+        self, tokenizer: Tokenizer, *, context_length: int, eos_id: int, pad_id: int, lower: bool = True
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.context_length = context_length
+        self.eos_id = eos_id
+        self.pad_id = pad_id
+        self.lower = lower
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+
+    @property
+    def vocab_size(self) -> int:
+        """How many ids there are."""
+        return self.tokenizer.get_vocab_size()
+
+    def encode(self, value: Any) -> Tensor:
+        """Return the ids of one text, int64 ``(L,)``; a long text is cut and still ends with ``eos_id``."""
+        text = str(value)
+        if self.lower:
+            text = " ".join(text.lower().split())
+        ids = self.tokenizer.encode(text).ids
+        if len(ids) > self.context_length:
+            ids = [*ids[: self.context_length - 1], self.eos_id]
+        out = torch.full((self.context_length,), self.pad_id, dtype=torch.int64)
+        out[: len(ids)] = torch.tensor(ids, dtype=torch.int64)
+        return out
+
+    def decode(self, tokens: Tensor) -> list[str]:
+        """Return the texts of token ids ``(B, L)``, special tokens left out."""
+        return [self.tokenizer.decode(row.tolist()) for row in tokens]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, TextProcessor) and self._settings() == other._settings()
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def _settings(self) -> tuple[Any, ...]:
+        return (self.tokenizer.to_str(), self.context_length, self.eos_id, self.pad_id, self.lower)
+
+    def to_folder(self, folder: Path) -> dict[str, Any]:
+        """Write ``tokenizer.json`` and return the other settings."""
+        self.tokenizer.save(str(folder / "tokenizer.json"))
+        return {
+            "kind": "text",
+            "tokenizer": "tokenizer.json",
+            "context_length": self.context_length,
+            "eos_id": self.eos_id,
+            "pad_id": self.pad_id,
+            "lower": self.lower,
+        }
+
+    @classmethod
+    def restore(cls, data: dict[str, Any], folder: Path) -> Self:
+        """Read ``tokenizer.json`` and the settings back.
+
+        Raises:
+            CheckpointError: if the file is missing or damaged.
+        """
+        path = folder / Path(data["tokenizer"]).name
+        if not path.exists():
+            raise CheckpointError(f"The tokenizer {path} is missing from the checkpoint.")
+        try:
+            tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:  # the tokenizers package raises nothing narrower
+            raise CheckpointError(f"The tokenizer {path} cannot be read ({error}).") from error
+        return cls(
+            tokenizer,
+            context_length=data["context_length"],
+            eos_id=data["eos_id"],
+            pad_id=data["pad_id"],
+            lower=data["lower"],
+        )

@@ -1,0 +1,1 @@
+"""Judging what was trained: figures beside their baselines, and panels for the report."""

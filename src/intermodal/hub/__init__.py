@@ -1,0 +1,1 @@
+"""Published checkpoints <-> ours: declarative key maps, always strict."""

@@ -1,0 +1,192 @@
+"""Load any model: a checkpoint of ours, a run, a published folder, or a hub id."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from intermodal.core.checkpoint import MANIFEST, PICKLES, WEIGHTS, read_checkpoint, read_tensors
+from intermodal.core.errors import CheckpointError, ConfigError, IntermodalError
+from intermodal.core.files import read_json
+from intermodal.core.registry import load_class
+from intermodal.data.processors import Processor
+from intermodal.hub import clip, open_clip
+from intermodal.hub.download import download, is_hub_id
+from intermodal.hub.keymap import KeyMap
+from intermodal.hub.processors import (
+    read_image_processor,
+    read_open_clip_image_processor,
+    read_text_processor,
+)
+from intermodal.methods.base import Method
+from intermodal.methods.contrastive.clip import CLIP, CLIPConfig
+
+CONFIG = "config.json"
+
+
+def load(
+    path_or_id: str | Path,
+    *,
+    device: str | torch.device = "cpu",
+    revision: str | None = None,
+    processors: Mapping[str, Processor] | None = None,
+) -> Method:
+    """Load a model for use, on ``device`` and in evaluation mode.
+
+    Args:
+        path_or_id: a checkpoint folder of ours; a run folder, which holds one under ``model``; a folder in
+            transformers' or open_clip's layout; or a hub id ``owner/name`` of such a folder.
+        device: where its parameters are put.
+        revision: of a hub id, a branch, tag or commit.
+        processors: use these instead of the folder's; an empty mapping gives the network alone, which takes
+            tensors only.
+
+    Returns:
+        The method. Published half-precision weights are widened to float32; other types are kept.
+
+    Raises:
+        CheckpointError: if there is no such model, it is of an unknown kind, its weights are pickled only, a
+            file is missing or cut short, or a key is missing, left over or of another shape.
+    """
+    path = Path(path_or_id)
+    if not path.exists():
+        if not is_hub_id(str(path_or_id)):
+            raise CheckpointError(f"There is no model at {path_or_id}: no such folder, and no hub id (owner/name).")
+        path = download(str(path_or_id), revision)
+    if not path.is_dir():
+        raise CheckpointError(f"{path} is a file; a model is a folder: give the folder that holds it.")
+    for folder in (path, path / "model"):
+        if (folder / MANIFEST).exists():
+            model: Method = load_class(read_checkpoint(folder).method).load(folder, device)
+            if processors is not None:
+                model.processors = dict(processors)
+            return model
+    try:
+        return _load_published(path, device, processors)
+    except (CheckpointError, ConfigError):
+        raise
+    except IntermodalError as error:
+        raise CheckpointError(str(error)) from error
+
+
+def read_weights(folder: Path, name: str = WEIGHTS) -> dict[str, Tensor]:
+    """Read a published folder's safetensors, in one file or in shards that ``NAME.index.json`` lists.
+
+    Raises:
+        CheckpointError: if there is none (a pickle beside is named and refused), or a shard is missing, cut
+            short or lacks a tensor that the index says it holds.
+    """
+    index = folder / f"{name}.index.json"
+    if (folder / name).exists():
+        return read_tensors(folder / name)
+    if not index.exists():
+        pickles = [f.name for f in sorted(folder.iterdir()) if f.suffix.lower() in PICKLES]
+        if pickles:
+            raise CheckpointError(
+                f"{folder} holds its weights only as {', '.join(pickles)}, a pickle, and reading a "
+                "pickle runs whatever "
+                f"code is in it: it is refused. Use a revision that has {name}, or convert it where you "
+                "trust it."
+            )
+        raise CheckpointError(f"{folder} holds no weights: {name} is missing.")
+    places = read_json(index, "index of the weights").get("weight_map")
+    if not isinstance(places, dict):
+        raise CheckpointError(f"{index} has no weight_map.")
+    out: dict[str, Tensor] = {}
+    for shard in sorted(set(places.values())):
+        if Path(shard).name != shard or not shard.endswith(".safetensors"):
+            raise CheckpointError(f"{index} names {shard!r}, which is no safetensors file of this folder.")
+        tensors = read_tensors(folder / shard)
+        listed = {k for k, v in places.items() if v == shard}
+        if listed != set(tensors):
+            odd = sorted(listed ^ set(tensors))
+            raise CheckpointError(f"{folder / shard} and {index.name} do not agree on {', '.join(odd[:8])}.")
+        out |= tensors
+    return out
+
+
+def build(
+    config: CLIPConfig,
+    processors: Mapping[str, Processor],
+    tensors: Mapping[str, Tensor],
+    keys: KeyMap,
+    where: Path,
+) -> CLIP:
+    """Build a model on the meta device and give it published tensors, strictly."""
+    with torch.device("meta"):
+        model = CLIP(config, processors)
+    expected = {k: tuple(t.shape) for k, t in model.state_dict().items()}
+    ours = keys.load(tensors, expected, where)
+    model.load_state_dict({k: _widen(t) for k, t in ours.items()}, strict=True, assign=True)
+    return model.requires_grad_(True)
+
+
+def _load_published(folder: Path, device: str | torch.device, processors: Mapping[str, Processor] | None) -> Method:
+    data = read_json(folder / CONFIG, "configuration") if (folder / CONFIG).exists() else {}
+    kind = data.get("model_type") if isinstance(data, dict) else None
+    if kind in READERS:
+        model = READERS[kind](folder, data, processors)
+    elif (folder / open_clip.CONFIG).exists():
+        model = _read_open_clip(folder, read_json(folder / open_clip.CONFIG, "configuration"), processors)
+    elif kind is not None:
+        raise CheckpointError(
+            f"{folder} holds a model of the type {kind!r}, which is not supported; {', '.join(READERS)} are."
+        )
+    else:
+        raise CheckpointError(
+            f"{folder} holds no model: neither {MANIFEST} (ours), nor {CONFIG} with a model_type "
+            "(transformers), nor "
+            f"{open_clip.CONFIG} (open_clip)."
+        )
+    return model.to(device).eval()
+
+
+def _read_clip(folder: Path, data: dict[str, Any], processors: Mapping[str, Processor] | None) -> Method:
+    config = clip.read_config(data)
+    if processors is None:
+        image = read_image_processor(folder, _size(config))
+        config, processors = _with_text(folder, config, image)
+    return build(config, processors, read_weights(folder), clip.key_map(data["model_type"]), folder)
+
+
+def _read_open_clip(folder: Path, data: dict[str, Any], processors: Mapping[str, Processor] | None) -> Method:
+    config, keys = open_clip.read_config(data)
+    if processors is None:
+        image = read_open_clip_image_processor(data.get("preprocess_cfg") or {}, _size(config))
+        config, processors = _with_text(folder, config, image)
+    return build(config, processors, read_weights(folder, open_clip.WEIGHTS), keys, folder)
+
+
+def _with_text(folder: Path, config: CLIPConfig, image: Processor) -> tuple[CLIPConfig, dict[str, Processor]]:
+    """Add the text processor, and let the configuration state the ids that it uses."""
+    text = config.text
+    processor = read_text_processor(folder, context_length=text.context_length, eos_id=text.eos_id, pad_id=text.pad_id)
+    if processor.vocab_size > text.vocab_size:
+        raise CheckpointError(
+            f"The tokenizer in {folder} has {processor.vocab_size} ids, the model only {text.vocab_size}."
+        )
+    if text.pool == "eos" and processor.eos_id != text.eos_id:
+        raise CheckpointError(
+            f"The tokenizer in {folder} ends a text with id {processor.eos_id}, the model reads it at {text.eos_id}."
+        )
+    ids = text.replace(eos_id=processor.eos_id, pad_id=processor.pad_id)
+    return config.replace(text=ids), {"image": image, "text": processor}
+
+
+def _size(config: CLIPConfig) -> tuple[int, int]:
+    return config.image.size
+
+
+def _widen(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
+READERS: dict[str, Callable[[Path, dict[str, Any], Mapping[str, Processor] | None], Method]] = {
+    "clip": _read_clip,
+    "siglip": _read_clip,
+}
+"""How a folder in transformers' layout is read, by the ``model_type`` in its ``config.json``."""

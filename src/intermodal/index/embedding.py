@@ -1,0 +1,180 @@
+"""From raw data to unit vectors, in batches of bounded memory; and which model made them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from PIL import Image
+
+from intermodal.core.capabilities import Classifies, Embeds, capabilities_of
+from intermodal.core.errors import ConfigError, DataError
+from intermodal.core.registry import cards
+from intermodal.data.images import SUFFIXES
+from intermodal.data.source import Unreadable
+from intermodal.methods.base import Method
+
+BATCH = 64
+PIXELS = 32_000_000
+"""A batch ends when its decoded pictures hold this many pixels: large photographs do not fill the memory."""
+
+Item = TypeVar("Item")
+
+
+def offering(model: object, capability: str, need: str) -> Any:
+    """Return ``model`` if it has a capability.
+
+    Args:
+        model: any method.
+        capability: a name in :data:`intermodal.core.capabilities.CAPABILITIES`.
+        need: what needs it, to begin the error with ("A search").
+
+    Raises:
+        ConfigError: if the model lacks it; the methods that have it are named.
+    """
+    has = capabilities_of(model)
+    if capability in has:
+        return model
+    able = ", ".join(card.id for card in cards().values() if capability in card.capabilities) or "none yet"
+    name = getattr(model, "id", type(model).__name__)
+    raise ConfigError(
+        f"{need} needs a model with the capability {capability!r}; {name!r} has {', '.join(has) or 'none'}. "
+        f"Methods that have it: {able}."
+    )
+
+
+def classifies(model: object, need: str) -> Classifies:
+    """Return ``model`` as one that classifies pictures, or raise a ConfigError that says what lacks."""
+    return offering(model, "classify", need)
+
+
+def embeds(model: object, modality: str, need: str) -> Embeds:
+    """Return ``model`` as one that embeds a modality, or raise a ConfigError that says what lacks."""
+    found: Embeds = offering(model, "embed", need)
+    if modality not in found.modalities:
+        known = ", ".join(found.modalities)
+        raise ConfigError(f"{need} needs a model that embeds {modality}; this one embeds {known}.")
+    return found
+
+
+def embed_one(model: Embeds, modality: str, value: str | Image.Image) -> np.ndarray:
+    """Return the unit vector ``(D,)`` of one text or picture."""
+    return model.embed(modality, [value])[0]
+
+
+@dataclass(frozen=True)
+class ModelStamp:
+    """Which model made some vectors.
+
+    Attributes:
+        method: the method's id.
+        dim: D.
+        sha256: of the configuration, the processors and every weight.
+    """
+
+    method: str
+    dim: int
+    sha256: str
+
+    def to_json(self) -> str:
+        """Return JSON that :meth:`from_json` reads."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> ModelStamp:
+        """Read :meth:`to_json`'s text back."""
+        return cls(**json.loads(text))
+
+    def __str__(self) -> str:
+        return f"{self.method}, {self.dim} dimensions, {self.sha256[:8]}"
+
+
+def stamp(model: Method) -> ModelStamp:
+    """Return the stamp of a model: the same for the same weights, wherever they were loaded from."""
+    digest = hashlib.sha256(json.dumps(model.config.to_dict(), sort_keys=True).encode())
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        saved = {key: p.to_folder(folder) for key, p in sorted(model.processors.items())}
+        digest.update(json.dumps(saved, sort_keys=True).encode())
+        for asset in sorted(folder.iterdir()):
+            digest.update(asset.read_bytes())
+    for key, tensor in sorted(model.state_dict().items()):
+        value = tensor.detach().cpu().contiguous()
+        digest.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
+        # As bytes, because NumPy has no bfloat16; a scalar has no last axis to view otherwise.
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    modality = embeds(model, "image", "An index of pictures").modalities[0]
+    dim = embeds(model, modality, "An index").embed(modality, []).shape[1]
+    return ModelStamp(model.id, dim, digest.hexdigest())
+
+
+def find_pictures(folder: Path) -> list[Path]:
+    """Return the picture files under ``folder``, sorted; hidden files and folders are left out.
+
+    Raises:
+        DataError: if there is no such folder or no picture in it.
+    """
+    if not folder.is_dir():
+        what = "is a file, not a folder" if folder.exists() else "does not exist"
+        raise DataError(f"The folder of pictures {folder} {what}.")
+    found = sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in SUFFIXES
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        and path.is_file()
+    )
+    if not found:
+        raise DataError(f"There is no picture in {folder} ({', '.join(sorted(SUFFIXES))}).")
+    return found
+
+
+def in_batches(
+    items: Iterable[Item], read: Callable[[Item], Image.Image], name: Callable[[Item], str]
+) -> Iterator[tuple[list[Item], list[Image.Image], list[tuple[Item, Unreadable]]]]:
+    """Read pictures in batches of bounded memory.
+
+    Args:
+        items: whatever stands for a picture.
+        read: opens the picture of an item; a DataError of it makes the item unreadable.
+        name: what a person calls an item.
+
+    Yields:
+        The readable items of a batch, their pictures, and the unreadable ones.
+    """
+    readable: list[Item] = []
+    pictures: list[Image.Image] = []
+    unreadable: list[tuple[Item, Unreadable]] = []
+    pixels = 0
+    for item in items:
+        try:
+            picture = read(item)
+        except DataError as error:
+            unreadable.append((item, Unreadable(name(item), str(error))))
+        else:
+            readable.append(item)
+            pictures.append(picture)
+            pixels += picture.width * picture.height
+        if len(readable) + len(unreadable) >= BATCH or pixels >= PIXELS:
+            yield readable, pictures, unreadable
+            readable, pictures, unreadable, pixels = [], [], [], 0
+    if readable or unreadable:
+        yield readable, pictures, unreadable
+
+
+def embed_pictures(
+    model: Embeds,
+    items: Iterable[Item],
+    read: Callable[[Item], Image.Image],
+    name: Callable[[Item], str],
+) -> Iterator[tuple[list[Item], np.ndarray, list[tuple[Item, Unreadable]]]]:
+    """Read and embed pictures: as :func:`in_batches`, with unit vectors ``(n, D)`` in place of pictures."""
+    for readable, pictures, unreadable in in_batches(items, read, name):
+        yield readable, model.embed("image", pictures), unreadable

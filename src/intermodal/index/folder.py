@@ -1,0 +1,264 @@
+"""An index of the pictures in a folder, kept in LanceDB inside the folder, updated incrementally.
+
+A row is a file: its relative path, its modification time and size, its unit vector, or why it is unreadable.
+Each batch is one commit of LanceDB, so an update that is killed at any moment leaves every earlier batch, and
+the next update does the rest. The stamp of the model that made the vectors is in the table's schema; another
+model is refused.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from intermodal.core.errors import DataError, IntermodalError
+from intermodal.data.images import open_image
+from intermodal.data.source import Unreadable
+from intermodal.index.embedding import ModelStamp, embed_pictures, embeds, find_pictures, stamp
+from intermodal.index.hits import Hit, Progress, check_query, silent
+from intermodal.methods.base import Method
+
+if TYPE_CHECKING:
+    from lancedb.table import Table
+
+HIDDEN = ".intermodal-index"
+TABLE = "pictures"
+STAMP = b"intermodal.model"
+READABLE = "error IS NULL"
+
+
+class IndexMismatchError(IntermodalError):
+    """An index that another model made."""
+
+
+class State(NamedTuple):
+    """By what a changed file is known."""
+
+    mtime_ns: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Update:
+    """What an update did.
+
+    Attributes:
+        added, changed, removed: how many files.
+        unreadable: the files among them that could not be read, and why.
+        total: pictures in the index now.
+        known_unreadable: files that were unreadable before and have not changed since.
+    """
+
+    added: int
+    changed: int
+    removed: int
+    unreadable: list[Unreadable]
+    total: int
+    known_unreadable: int
+
+    def __str__(self) -> str:
+        text = f"{self.total} pictures ({self.added} new, {self.changed} changed, {self.removed} gone)"
+        bad = len(self.unreadable) + self.known_unreadable
+        return f"{text}, {bad} unreadable" if bad else text
+
+
+class FolderIndex:
+    """The index of one folder for one model.
+
+    Args:
+        folder: of pictures, in any depth.
+        model: embeds pictures.
+        path: where the index lives; ``FOLDER/.intermodal-index`` by default.
+        rebuild: replace an index that another model made.
+        made_by: the model's stamp, where it is known already.
+
+    Raises:
+        IndexMismatchError: if another model made the index and ``rebuild`` is not set.
+        DataError: if there is no such folder, or the index is damaged.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        model: Method,
+        *,
+        path: str | Path | None = None,
+        rebuild: bool = False,
+        made_by: ModelStamp | None = None,
+    ) -> None:
+        self.folder = Path(folder)
+        if not self.folder.is_dir():
+            raise DataError(f"The folder of pictures {self.folder} does not exist.")
+        self.name = str(self.folder)
+        self.path = Path(path) if path is not None else self.folder / HIDDEN
+        self.model = embeds(model, "image", "An index of pictures")
+        self.stamp = made_by or stamp(model)
+        with _explained(self.path):
+            self._table = self._open(rebuild)
+
+    def _open(self, rebuild: bool) -> Table:
+        # Lance logs the creation of every table as a warning.
+        os.environ.setdefault("LANCE_LOG", "error")
+        import lancedb
+
+        self.path.mkdir(parents=True, exist_ok=True)
+        database: Any = lancedb.connect(str(self.path), read_consistency_interval=timedelta(0))
+        if rebuild:
+            database.drop_table(TABLE, ignore_missing=True)
+        table = _existing(database, self.path)
+        if table is None:
+            return database.create_table(TABLE, schema=self._schema())
+        made_by = (table.schema.metadata or {}).get(STAMP)
+        if made_by is None:
+            raise DataError(f"{self.path} holds no index of this library: choose another place with --index.")
+        other = ModelStamp.from_json(made_by.decode())
+        if other != self.stamp:
+            raise IndexMismatchError(
+                f"The index {self.path} was made by another model ({other}) than this one ({self.stamp}): "
+                "replace it with --rebuild, or keep both with --index PATH."
+            )
+        return table
+
+    def _schema(self) -> pa.Schema:
+        return pa.schema(
+            [
+                pa.field("path", pa.string(), nullable=False),
+                pa.field("mtime_ns", pa.int64()),
+                pa.field("size", pa.int64()),
+                pa.field("error", pa.string()),
+                pa.field("vector", pa.list_(pa.float32(), self.stamp.dim)),
+            ],
+            metadata={STAMP: self.stamp.to_json().encode()},
+        )
+
+    def __len__(self) -> int:
+        return self._table.count_rows(READABLE)
+
+    def update(self, progress: Progress = silent) -> Update:
+        """Bring the index up to date with the folder; batches are kept even if this is killed.
+
+        An unreadable picture is reported, remembered, and tried again only when its file changes.
+
+        Raises:
+            DataError: if the folder holds no picture.
+            IntermodalError: if the disk is full or the index's folder may not be written.
+        """
+        progress("looking at the folder", 0.0)
+        found, nameless = self._scan()
+        with _explained(self.path):
+            known, bad = self._known()
+            gone = sorted(known.keys() - found.keys())
+            self._delete(gone)
+            todo = [path for path in found if found[path] != known.get(path)]
+            unreadable = nameless + self._embed(todo, found, progress)
+            if todo or gone:
+                self._table.optimize(cleanup_older_than=timedelta(minutes=10))
+            changed = sum(path in known for path in todo)
+            remembered = len(bad & found.keys() - set(todo))
+            return Update(len(todo) - changed, changed, len(gone), unreadable, len(self), remembered)
+
+    def _scan(self) -> tuple[dict[str, State], list[Unreadable]]:
+        """Return the state of each picture by relative path, and those whose names no database can hold."""
+        found, nameless = {}, []
+        for file in find_pictures(self.folder):
+            name = file.relative_to(self.folder).as_posix()
+            try:
+                name.encode()
+            except UnicodeEncodeError:
+                nameless.append(Unreadable(ascii(name), f"The name of {name!a} is not valid UTF-8: rename it."))
+                continue
+            try:
+                status = file.stat()
+            except FileNotFoundError:  # deleted since it was listed
+                continue
+            found[name] = State(status.st_mtime_ns, status.st_size)
+        return found, nameless
+
+    def _known(self) -> tuple[dict[str, State], set[str]]:
+        rows = self._table.search().select(["path", "mtime_ns", "size", "error"]).to_arrow().to_pylist()
+        states = {row["path"]: State(row["mtime_ns"], row["size"]) for row in rows}
+        return states, {row["path"] for row in rows if row["error"] is not None}
+
+    def _delete(self, paths: list[str]) -> None:
+        for start in range(0, len(paths), 500):
+            names = ", ".join("'" + path.replace("'", "''") + "'" for path in paths[start : start + 500])
+            self._table.delete(f"path IN ({names})")
+
+    def _embed(self, todo: list[str], found: dict[str, State], progress: Progress) -> list[Unreadable]:
+        unreadable: list[Unreadable] = []
+        done = 0
+        if todo:
+            progress(f"indexing {len(todo)} pictures", 0.0)
+        for paths, vectors, failed in embed_pictures(self.model, todo, lambda p: open_image(self.folder / p), str):
+            rows: list[tuple[str, str | None, Any]] = [(p, None, v) for p, v in zip(paths, vectors, strict=True)]
+            nothing = np.zeros(self.stamp.dim, np.float32)
+            rows += [(path, problem.reason, nothing) for path, problem in failed]
+            self._commit(rows, found)
+            unreadable += [problem for _, problem in failed]
+            done += len(rows)
+            progress(f"indexing {len(todo)} pictures", done / len(todo))
+        return unreadable
+
+    def _commit(self, rows: list[tuple[str, str | None, Any]], found: dict[str, State]) -> None:
+        matrix = np.stack([vector for _, _, vector in rows]).astype(np.float32)
+        batch = pa.table(
+            {
+                "path": [path for path, _, _ in rows],
+                "mtime_ns": [found[path].mtime_ns for path, _, _ in rows],
+                "size": [found[path].size for path, _, _ in rows],
+                "error": pa.array([error for _, error, _ in rows], pa.string()),
+                "vector": pa.FixedSizeListArray.from_arrays(pa.array(matrix.ravel()), self.stamp.dim),
+            },
+            schema=self._schema(),
+        )
+        self._table.merge_insert("path").when_matched_update_all().when_not_matched_insert_all().execute(batch)
+
+    def search(self, vector: np.ndarray, k: int) -> list[Hit]:
+        """Return the ``k`` closest pictures; see :meth:`intermodal.index.hits.SearchIndex.search`."""
+        check_query(vector, k, self.stamp.dim)
+        with _explained(self.path):
+            query = self._table.search(vector.astype(np.float32), vector_column_name="vector")
+            rows = query.distance_type("cosine").where(READABLE, prefilter=True).limit(k)  # type: ignore[attr-defined]
+            return [self._hit(row["path"], row["_distance"]) for row in rows.select(["path", "_distance"]).to_list()]
+
+    def _hit(self, path: str, distance: float) -> Hit:
+        file = self.folder / path
+        return Hit(str(file), 1.0 - distance, picture=lambda: open_image(file))
+
+
+def _existing(database: Any, path: Path) -> Table | None:
+    """Open the table, or return None where there is none (also where its creation was cut short)."""
+    try:
+        return database.open_table(TABLE)
+    except (ValueError, FileNotFoundError):
+        return None
+    except RuntimeError as error:
+        raise DataError(f"The index {path} is damaged ({error}): replace it with --rebuild.") from error
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Turn the database's errors into sentences."""
+    try:
+        yield
+    except PermissionError as error:
+        raise IntermodalError(f"No permission to write the index {path}: choose another place with --index.") from error
+    except OSError as error:
+        raise IntermodalError(f"The index {path} cannot be written ({error.strerror or error}).") from error
+    except RuntimeError as error:
+        text = str(error).splitlines()[0]
+        if "No space left" in str(error) or "os error 28" in str(error):
+            raise IntermodalError(f"The disk is full: the index {path} keeps what it had.") from error
+        if "Permission denied" in str(error) or "os error 13" in str(error):
+            raise IntermodalError(
+                f"No permission to write the index {path}: choose another place with --index."
+            ) from error
+        raise IntermodalError(f"The index {path} failed: {text}") from error

@@ -1,0 +1,99 @@
+"""A model that a person opened, and what can be searched with it: what command line, page and API share."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from intermodal.core.capabilities import capabilities_of
+from intermodal.core.errors import CheckpointError, DataError
+from intermodal.core.registry import MethodCard, card
+from intermodal.hub.load import load
+from intermodal.index.embedding import ModelStamp, embed_one, embeds, stamp
+from intermodal.index.folder import FolderIndex, Update
+from intermodal.index.held_out import held_out, source_of
+from intermodal.index.hits import MemoryIndex, Progress, silent
+from intermodal.methods.base import Method
+
+
+class Session:
+    """An opened model.
+
+    Args:
+        model: a run, a checkpoint, a published folder or a hub id.
+        device: where it runs.
+
+    Raises:
+        CheckpointError: if there is no such model or it is damaged.
+    """
+
+    def __init__(self, model: str | Path, device: str = "cpu") -> None:
+        self.path = Path(model)
+        # A name in a folder that is there is a path, not an owner/name of the hub.
+        if not self.path.exists() and (self.path.parent.is_dir() or self.path.is_absolute()):
+            raise CheckpointError(f"There is no run or model at {model}.")
+        self.model: Method = load(model, device=device)
+        self._held_out: MemoryIndex | None = None
+
+    @property
+    def name(self) -> str:
+        """What a person calls it: the run's or folder's name."""
+        return self.path.resolve().name if self.path.exists() else str(self.path)
+
+    @property
+    def card(self) -> MethodCard:
+        """The card of the model's method."""
+        return card(self.model.id)
+
+    @property
+    def capabilities(self) -> tuple[str, ...]:
+        """What the model does for a person."""
+        return capabilities_of(self.model)
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers the model has learnt."""
+        return sum(p.numel() for p in self.model.parameters())
+
+    @cached_property
+    def stamp(self) -> ModelStamp:
+        """By what indexes know the model."""
+        return stamp(self.model)
+
+    def held_out(self, progress: Progress = silent) -> MemoryIndex:
+        """Return the pictures that the model was not trained on; they are embedded once."""
+        if self._held_out is None:
+            embeds(self.model, "image", "A search")
+            self._held_out = held_out(self.model, source_of(self.path), self.stamp, progress)
+        return self._held_out
+
+    def folder(
+        self,
+        folder: str | Path,
+        progress: Progress = silent,
+        *,
+        index: str | Path | None = None,
+        rebuild: bool = False,
+    ) -> tuple[FolderIndex, Update]:
+        """Return a folder's index, brought up to date, and what that took."""
+        embeds(self.model, "image", "An index of pictures")
+        found = FolderIndex(folder, self.model, path=index, rebuild=rebuild, made_by=self.stamp)
+        return found, found.update(progress)
+
+    def query(self, text: str | None = None, image: Image.Image | None = None) -> np.ndarray:
+        """Return the unit vector of what is searched for: a text or a picture, one of the two.
+
+        Raises:
+            DataError: if both are given or neither is.
+            ConfigError: if the model does not embed it.
+        """
+        text = (text or "").strip() or None
+        if (text is None) == (image is None):
+            raise DataError("A search takes a text or a picture, one of the two.")
+        if image is not None:
+            return embed_one(embeds(self.model, "image", "A search by picture"), "image", image)
+        assert text is not None
+        return embed_one(embeds(self.model, "text", "A search by text"), "text", text)

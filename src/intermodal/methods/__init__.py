@@ -1,0 +1,1 @@
+"""The methods: one file each, in one folder per field."""

@@ -1,0 +1,108 @@
+"""What every method is: an ``nn.Module`` that knows its loss, its data and what it can say about its own health."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+from intermodal.core.checkpoint import read_checkpoint, save_checkpoint
+from intermodal.core.config import Config
+from intermodal.core.errors import CheckpointError
+from intermodal.core.fields import Field
+from intermodal.data.processors import Processor
+
+Batch = dict[str, Tensor]
+
+
+@dataclasses.dataclass(frozen=True)
+class Losses:
+    """What one call of :meth:`Method.loss` returns.
+
+    Attributes:
+        total: the scalar to descend, with its graph.
+        parts: named scalars worth a curve, detached: terms of the loss, accuracies, temperatures.
+    """
+
+    total: Tensor
+    parts: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
+
+
+class Method(nn.Module):
+    """Base of all methods.
+
+    A subclass states the batch that it takes (:attr:`needs`), computes its loss, and offers capabilities by having
+    their methods (:mod:`intermodal.core.capabilities`).
+
+    Attributes:
+        id: the name that ``intermodal methods`` prints.
+        needs: the fields of a batch, checked against the source before the first step.
+        contrasts_batch: the loss compares samples of one batch with one another, so gradient accumulation over smaller
+            batches would change it.
+        config: the configuration that the method was built from.
+        processors: raw data <-> tensors, one for each input, saved inside every checkpoint.
+    """
+
+    id: ClassVar[str]
+    needs: ClassVar[Mapping[str, Field]]
+    contrasts_batch: ClassVar[bool] = False
+
+    def __init__(self, config: Config, processors: Mapping[str, Processor]) -> None:
+        super().__init__()
+        self.config = config
+        self.processors: dict[str, Processor] = dict(processors)
+
+    def loss(self, batch: Batch) -> Losses:
+        """Return the loss of one batch of processed tensors (:attr:`needs` says which, with a leading batch axis)."""
+        raise NotImplementedError(f"{type(self).__name__} has no loss: it cannot be trained.")
+
+    def forward(self, batch: Batch) -> Losses:
+        """Call :meth:`loss`: what a distributed wrapper calls, so that its hooks run."""
+        return self.loss(batch)
+
+    def health(self) -> list[str]:
+        """Return warnings in words about the state of training; empty when all is well."""
+        return []
+
+    def train_flops(self, batch_size: int) -> float:
+        """Return the floating-point operations of one training step's forward and backward, or 0 when unknown."""
+        del batch_size
+        return 0.0
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next(self.parameters()).device
+
+    def save(self, path: str | Path) -> None:
+        """Write a checkpoint folder: weights, configuration and processors, atomically."""
+        save_checkpoint(
+            path,
+            method=self.id,
+            config=self.config,
+            tensors={k: v.detach() for k, v in self.state_dict().items()},
+            processors=self.processors,
+        )
+
+    @classmethod
+    def load(cls, path: str | Path, device: str | torch.device = "cpu") -> Self:
+        """Read a checkpoint folder that :meth:`save` wrote, strictly.
+
+        Raises:
+            CheckpointError: if it is of another method or format, or a key is missing, left over or of another shape.
+        """
+        checkpoint = read_checkpoint(path)
+        if checkpoint.method != cls.id:
+            raise CheckpointError(f"{path} holds the method {checkpoint.method!r}, not {cls.id!r}.")
+        processors = {k: Processor.from_folder(v, checkpoint.folder) for k, v in checkpoint.processors.items()}
+        with torch.device("meta"):
+            model = cls(Config.from_dict(checkpoint.config), processors)
+        expected = {k: tuple(v.shape) for k, v in model.state_dict().items()}
+        tensors = checkpoint.tensors(expected)
+        model.load_state_dict(tensors, strict=True, assign=True)
+        model.requires_grad_(True)
+        return model.to(device).eval()

@@ -1,0 +1,1 @@
+"""Networks: tensors in, tensors out; no input or output, no global state."""

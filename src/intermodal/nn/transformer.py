@@ -1,0 +1,240 @@
+"""The one attention and the one transformer block of the library.
+
+Everything with attention in it (ViT, CLIP's text tower, and all that follow) is composed of these parts.
+Shapes:
+
+    B batch   L query positions   S key positions   D width   C width of the context
+    H heads   K width of one head (D = H K)         M width of the MLP's hidden layer
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from intermodal.core.errors import ConfigError
+
+Activation = Literal["gelu", "gelu_tanh", "quick_gelu"]
+
+
+def quick_gelu(x: Tensor) -> Tensor:
+    """Return ``x * sigmoid(1.702 x)``, the approximation of GELU that CLIP was trained with.
+
+    Any shape in, the same shape out. Written through SiLU, which is one fused kernel forward and one backward
+    and keeps one tensor for the backward pass instead of two (Hendrycks and Gimpel 2016, section 2, give the
+    approximation).
+    """
+    return F.silu(1.702 * x) * (1 / 1.702)
+
+
+def gelu_tanh(x: Tensor) -> Tensor:
+    """Return GELU by its tanh approximation, any shape in and out (Hendrycks and Gimpel 2016, section 2)."""
+    return F.gelu(x, approximate="tanh")
+
+
+ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "gelu_tanh": gelu_tanh,
+    "quick_gelu": quick_gelu,
+}
+
+
+class Attention(nn.Module):
+    """Multi-head attention, ``softmax(q k^T / sqrt(K)) v`` (Vaswani et al. 2017, equation 1).
+
+    Without ``context_dim`` it is self-attention, whose queries, keys and values come from one fused matrix
+    product; with it, keys and values are read from a context of that width.
+
+    Args:
+        width: D, a multiple of ``heads``.
+        heads: H.
+        context_dim: C; None for self-attention.
+        output_dim: width of the result; None for D.
+        causal: position ``i`` sees positions ``<= i`` only.
+
+    Raises:
+        ConfigError: if ``width`` is no multiple of ``heads``.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        *,
+        context_dim: int | None = None,
+        output_dim: int | None = None,
+        causal: bool = False,
+    ) -> None:
+        super().__init__()
+        if heads < 1 or width % heads:
+            raise ConfigError(f"Attention's width must be a multiple of its heads, found {width} and {heads}.")
+        self.heads = heads
+        self.causal = causal
+        if context_dim is None:
+            self.qkv = nn.Linear(width, 3 * width)
+        else:
+            self.q = nn.Linear(width, width)
+            self.kv = nn.Linear(context_dim, 2 * width)
+        self.out = nn.Linear(width, output_dim or width)
+
+    def forward(self, x_BLD: Tensor, context_BSC: Tensor | None = None, *, mask: Tensor | None = None) -> Tensor:
+        """Attend from ``x_BLD`` to itself or to ``context_BSC``.
+
+        Args:
+            x_BLD: float, shape (B, L, D).
+            context_BSC: float, shape (B, S, C); exactly when built with ``context_dim``.
+            mask: bool, True where attending is allowed: (B, S) masks keys, for example padding; (B, L, S) or
+                a 4-dimensional mask that broadcasts to (B, H, L, S) masks pairs. Each query needs one allowed
+                key.
+
+        Returns:
+            float, shape (B, L, D) (or ``output_dim`` as its last size).
+
+        Raises:
+            ValueError: if the context is missing, or given to self-attention.
+        """
+        if context_BSC is None:
+            if not hasattr(self, "qkv"):
+                raise ValueError("This attention was built with context_dim and needs a context.")
+            q_BLHK, k_BSHK, v_BSHK = self.qkv(x_BLD).unflatten(-1, (3, self.heads, -1)).unbind(-3)
+        else:
+            if hasattr(self, "qkv"):
+                raise ValueError("This is self-attention: build it with context_dim to give it a context.")
+            q_BLHK = self.q(x_BLD).unflatten(-1, (self.heads, -1))
+            k_BSHK, v_BSHK = self.kv(context_BSC).unflatten(-1, (2, self.heads, -1)).unbind(-3)
+        y_BHLK = F.scaled_dot_product_attention(
+            q_BLHK.transpose(1, 2),
+            k_BSHK.transpose(1, 2),
+            v_BSHK.transpose(1, 2),
+            attn_mask=None if mask is None else self._pairs(mask, q_BLHK.shape[1], k_BSHK.shape[1]),
+            is_causal=self.causal and mask is None,
+        )
+        return self.out(y_BHLK.transpose(1, 2).flatten(-2))
+
+    def _pairs(self, mask: Tensor, queries: int, keys: int) -> Tensor:
+        """Return ``mask`` as one that broadcasts to (B, H, L, S), with causality folded in."""
+        if mask.dim() == 2:
+            mask = mask[:, None, None, :]
+        elif mask.dim() == 3:
+            mask = mask[:, None]
+        if self.causal:
+            mask = mask & torch.ones(queries, keys, dtype=torch.bool, device=mask.device).tril()
+        return mask
+
+
+class MLP(nn.Module):
+    """Two linear layers with an activation between, applied to each position alone.
+
+    Args:
+        width: D, in and out.
+        hidden: M.
+        activation: a key of :data:`ACTIVATIONS`.
+
+    Raises:
+        ConfigError: if the activation is unknown.
+    """
+
+    def __init__(self, width: int, hidden: int, activation: Activation) -> None:
+        super().__init__()
+        if activation not in ACTIVATIONS:
+            raise ConfigError(f"The activation must be one of {list(ACTIVATIONS)}, found {activation!r}.")
+        self.fc1 = nn.Linear(width, hidden)
+        self.activation = ACTIVATIONS[activation]
+        self.fc2 = nn.Linear(hidden, width)
+
+    def forward(self, x_BLD: Tensor) -> Tensor:
+        """Map (..., D) to (..., D)."""
+        return self.fc2(self.activation(self.fc1(x_BLD)))
+
+
+class Block(nn.Module):
+    """A pre-norm residual block, ``x + attention(norm1(x))``, then ``x + mlp(norm2(x))``.
+
+    The order of normalisation is that of GPT-2 and ViT (Dosovitskiy et al. 2021, equations 2 and 3).
+
+    Args:
+        width: D.
+        attention: a module called as ``attention(x_BLD, mask=...)``.
+        mlp: a module from (B, L, D) to (B, L, D).
+        norm_eps: the layer norms' epsilon.
+    """
+
+    def __init__(self, width: int, attention: nn.Module, mlp: nn.Module, *, norm_eps: float = 1e-5) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width, eps=norm_eps)
+        self.attention = attention
+        self.norm2 = nn.LayerNorm(width, eps=norm_eps)
+        self.mlp = mlp
+
+    def forward(self, x_BLD: Tensor, *, mask: Tensor | None = None) -> Tensor:
+        """Map (B, L, D) to (B, L, D); ``mask`` as in :meth:`Attention.forward`."""
+        x_BLD = x_BLD + self.attention(self.norm1(x_BLD), mask=mask)
+        return x_BLD + self.mlp(self.norm2(x_BLD))
+
+
+class Transformer(nn.Module):
+    """A stack of blocks.
+
+    Args:
+        blocks: modules called as ``block(x_BLD, mask=...)``, first to last.
+    """
+
+    def __init__(self, blocks: Iterable[nn.Module]) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+
+    def forward(self, x_BLD: Tensor, *, mask: Tensor | None = None) -> Tensor:
+        """Map (B, L, D) to (B, L, D); ``mask`` as in :meth:`Attention.forward`."""
+        for block in self.blocks:
+            x_BLD = block(x_BLD, mask=mask)
+        return x_BLD
+
+
+def build_transformer(
+    width: int,
+    depth: int,
+    heads: int,
+    mlp_width: int,
+    *,
+    activation: Activation,
+    norm_eps: float = 1e-5,
+    causal: bool = False,
+) -> Transformer:
+    """Return ``depth`` pre-norm blocks of self-attention and MLP, initialised as CLIP's are.
+
+    Standard deviations are those of CLIP's published code: ``D**-0.5`` for what reads the residual stream in
+    attention, ``(2 D)**-0.5`` in the MLP, and ``D**-0.5 (2 depth)**-0.5`` for what writes to it, so that the
+    stream's variance does not grow with depth (Radford et al. 2019, section 2.3); biases are zero.
+
+    Raises:
+        ConfigError: if ``width`` is no multiple of ``heads`` or the activation is unknown.
+    """
+    blocks = []
+    writes = width**-0.5 * (2 * max(depth, 1)) ** -0.5
+    for _ in range(depth):
+        attention = Attention(width, heads, causal=causal)
+        mlp = MLP(width, mlp_width, activation)
+        for layer, std in (
+            (attention.qkv, width**-0.5),
+            (attention.out, writes),
+            (mlp.fc1, (2 * width) ** -0.5),
+            (mlp.fc2, writes),
+        ):
+            nn.init.normal_(layer.weight, std=std)
+            nn.init.zeros_(layer.bias)
+        blocks.append(Block(width, attention, mlp, norm_eps=norm_eps))
+    return Transformer(blocks)
+
+
+def block_flops(tokens: int, width: int, mlp_width: int) -> int:
+    """Return the forward floating-point operations of one block on one sequence (a multiply-add is two).
+
+    Matrix products only: the projections, ``q k^T`` and its product with ``v`` (in full, also where it is
+        causal), and
+    the MLP.
+    """
+    return 8 * tokens * width**2 + 4 * tokens**2 * width + 4 * tokens * width * mlp_width

@@ -1,0 +1,38 @@
+"""The recipes: each a function that returns a frozen configuration; its docstring states command, time and score."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+from intermodal.core.config import suggestion
+from intermodal.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from intermodal.recipes.base import Recipe
+
+RECIPES: dict[str, str] = {
+    "clip": "intermodal.recipes.clip:clip",
+    "clip-photos": "intermodal.recipes.clip:clip_photos",
+    "siglip": "intermodal.recipes.clip:siglip",
+}
+"""Each recipe's name and the import path of its function."""
+
+
+def recipe_function(name: str) -> Callable[[], Recipe]:
+    """Import the function behind a name.
+
+    Raises:
+        ConfigError: if there is no such recipe; the nearest name is suggested.
+    """
+    if name not in RECIPES:
+        raise ConfigError(f"There is no recipe {name!r}{suggestion(name, RECIPES)}.")
+    module, _, function = RECIPES[name].partition(":")
+    return getattr(importlib.import_module(module), function)
+
+
+def get_recipe(name: str) -> Recipe:
+    """Return the recipe of this name, with its default values."""
+    return recipe_function(name)()

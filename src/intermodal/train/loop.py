@@ -1,0 +1,371 @@
+"""The training loop, on accelerate, for every method of the library.
+
+One step: take a batch, change it to what the network takes, descend the loss, log. Everything that a step depends on is in
+:meth:`Trainer.state`, so a run that was killed goes on with the same bits. Several processes (``accelerate launch``,
+``torchrun``) share each global batch; the batch's content does not depend on how many they are.
+"""
+
+from __future__ import annotations
+
+import datetime
+import math
+import re
+import signal
+import time
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
+
+from intermodal.core.errors import ConfigError, TrainingError
+from intermodal.core.fields import check_fields
+from intermodal.core.version import __version__
+from intermodal.data.loader import Batch, train_loader
+from intermodal.data.source import UnreadableCounter
+from intermodal.methods.base import Losses, Method
+from intermodal.recipes.base import Recipe
+from intermodal.train.folder import MetricsWriter, Run, save_batch
+from intermodal.train.meter import Meter, hardware, matmul_speed
+from intermodal.train.optim import build_optimizer, learning_rate, moving_average
+from intermodal.train.progress import TrainProgress, clock
+from intermodal.train.state import random_state, set_random_state
+
+_PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
+
+
+class Trainer:
+    """Trains one recipe in one run's folder.
+
+    Args:
+        recipe: what to train.
+        run: where; if it holds checkpoints, training goes on from the newest.
+        quiet: print nothing.
+
+    Raises:
+        ConfigError: if the recipe asks for what cannot be exact, or the folder holds another recipe's run.
+        DataError: if the source lacks a field that the method needs.
+    """
+
+    def __init__(self, recipe: Recipe, run: Run, quiet: bool = False) -> None:
+        self.recipe, self.run, self.config = recipe, run, recipe.train
+        self.accelerator = Accelerator(
+            mixed_precision=_PRECISION[self.config.precision],
+            gradient_accumulation_steps=self.config.accumulate,
+            step_scheduler_with_optimizer=False,
+        )
+        self.is_main = self.accelerator.is_main_process
+        self.progress = TrainProgress(self.config.steps, quiet=quiet or not self.is_main)
+        self.progress.say(f"Preparing {recipe.name} ...")
+        self.step = self.epoch = 0
+        self.seconds = self.cpu_seconds = 0.0
+        self._stop = False
+        self._warned: set[str] = set()
+        self._open()
+
+    def _open(self) -> None:
+        recipe, device = self.recipe, self.accelerator.device
+        self.source = recipe.source.open("train")
+        self.method: Method = recipe.build()
+        check_fields(self.method.needs, self.source.fields, f"The method {self.method.id}", self.source.name)
+        if self.config.accumulate > 1 and self.method.contrasts_batch:
+            raise ConfigError(
+                f"The loss of {self.method.id} compares the samples of a batch, so train.accumulate would change it: set "
+                "model.chunk_size instead, which saves the same memory and is exact."
+            )
+        if self.is_main:
+            self.run.start(recipe)
+        self.loader, self.sampler = train_loader(
+            self.source,
+            {k: self.method.processors[k] for k in self.method.needs},
+            batch_size=self.config.batch_size,
+            seed=self.config.seed,
+            augment=recipe.augment,
+            workers=self.config.workers,
+            rank=self.accelerator.process_index,
+            world=self.accelerator.num_processes,
+        )
+        self.method.to(device)
+        optimizer = build_optimizer(self.method, recipe.optim)
+        self.model, self.optimizer = self.accelerator.prepare(self.method, optimizer)
+        if self.config.compile:
+            self.model.compile()
+        self.average = moving_average(self.method, recipe.optim.ema) if recipe.optim.ema is not None else None
+        self.rate = learning_rate(recipe.optim, self.config.steps)
+        self.unreadable = UnreadableCounter(self.source.name, max_share=recipe.source.max_unreadable)
+        self._loader_state: dict[str, Any] | None = None
+        state = self.run.latest_state()
+        if state is not None:
+            self.load_state(state)
+            self.progress.say(f"Resuming {self.run.path} at step {self.step} of {self.config.steps}.")
+
+    def fit(self) -> bool:
+        """Train to the last step; return False if a SIGTERM ended it early (all is saved then).
+
+        Raises:
+            TrainingError: if the loss is no longer a number; the batch is saved in the run's folder.
+        """
+        parameters = sum(p.numel() for p in self.method.parameters())
+        self.progress.say(
+            f"Training {self.recipe.method} ({parameters / 1e6:.1f} M parameters) on {len(self.source):,} samples of "
+            f"{self.source.name}, {self.config.steps} steps of {self.sampler.batch_size}, in {self.run.path}"
+        )
+        if self.is_main:
+            self.run.truncate_metrics(self.step)
+        peak = matmul_speed(self.accelerator.device, self.config.precision)
+        share = self.sampler.batch_size // self.accelerator.num_processes
+        self.meter = Meter(self.method.train_flops(share), peak)
+        self.writer = MetricsWriter(self.run) if self.is_main else None
+        try:
+            with self.progress, self._terminations():
+                self._train()
+        finally:
+            if self.writer is not None:
+                self.writer.close()
+        finished = self.step >= self.config.steps
+        self._write_summary("finished" if finished else "stopped", parameters)
+        took = clock(self.seconds)
+        if finished:
+            self.progress.say(f"Trained {self.step} steps in {took}.")
+        else:
+            self.progress.say(f"Stopped at step {self.step} after {took}; the same command goes on from here.")
+        return finished
+
+    def _train(self) -> None:
+        self.model.train()
+        last = time.monotonic(), time.process_time()
+        batches = self._batches()
+        while self.step < self.config.steps and not self._stop:
+            waiting = time.perf_counter()
+            batch = next(batches)
+            self.meter.waited(time.perf_counter() - waiting)
+            values = self._step(batch)
+            self.step += 1
+            self.meter.step(self.sampler.batch_size)
+            self.seconds += time.monotonic() - last[0]
+            self.cpu_seconds += time.process_time() - last[1]
+            last = time.monotonic(), time.process_time()
+            self._after_step(batch, values)
+        batches.close()
+        self.save()
+        self.loader.close()
+
+    def _batches(self) -> Generator[Batch]:
+        """Yield batches without end, epoch after epoch, from the saved position on."""
+        while True:
+            if self._loader_state is not None:
+                self.loader.load_state_dict(self._loader_state)
+                self._loader_state = None
+            else:
+                self.sampler.set_epoch(self.epoch)
+            yield from self.loader
+            self.epoch += 1
+
+    def _step(self, batch: Batch) -> dict[str, float]:
+        """Descend the loss of one batch; return the step's figures, the same on every process."""
+        rate = self.rate(self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        device, processors = self.accelerator.device, self.method.processors
+        tensors = {k: processors[k].prepare(v.to(device, non_blocking=True)) for k, v in batch.tensors.items()}
+        figures: dict[str, Tensor] = {}
+        for part in split_batch(tensors, self.config.accumulate):
+            with self.accelerator.accumulate(self.model):
+                losses: Losses = self.model(part)
+                for name, value in {"loss": losses.total, **losses.parts}.items():
+                    figures[name] = figures.get(name, 0) + value.detach().float() / self.config.accumulate
+                self._check_finite(losses.total, tensors)
+                self.accelerator.backward(losses.total)
+                if self.accelerator.sync_gradients:
+                    bound = self.recipe.optim.clip_norm
+                    norm = self.accelerator.clip_grad_norm_(
+                        self.model.parameters(), float("inf") if bound is None else bound
+                    )
+                    figures["grad_norm"] = torch.as_tensor(norm)
+                self.optimizer.step()
+                self.optimizer.zero_grad(set_to_none=True)
+        if self.average is not None:
+            self.average.update_parameters(self.method)
+        values = torch.stack([v.to(device).float() for v in figures.values()])
+        values = self.accelerator.reduce(values, "mean") if self.accelerator.num_processes > 1 else values
+        return {**dict(zip(figures, values.tolist(), strict=True)), "lr": rate}
+
+    def _check_finite(self, loss: Tensor, tensors: dict[str, Tensor]) -> None:
+        bad = torch.as_tensor(float(not math.isfinite(loss.item())), device=self.accelerator.device)
+        if self.accelerator.num_processes > 1:
+            bad = self.accelerator.reduce(bad, "sum")
+        if not bad.item():
+            return
+        path = save_batch(self.run, self.step, tensors)
+        raise TrainingError(
+            f"The loss is {loss.item()} at step {self.step}: training stopped before the weights were touched. The batch "
+            f"is in {path}; the last checkpoint stands. Try a lower optim.lr, or precision fp32."
+        )
+
+    def _after_step(self, batch: Batch, values: dict[str, float]) -> None:
+        config, step = self.config, self.step
+        self.unreadable.add(batch.skipped, seen=len(next(iter(batch.tensors.values()))))
+        if batch.skipped:
+            self._log("skipped", {"files": [s.reason for s in batch.skipped]})
+        if step % config.log_every == 0 or step == config.steps:
+            figures = {**values, **self.meter.read(self.accelerator.device), "epoch": self.epoch}
+            self._log("train", {**figures, "seconds": self.seconds, "cpu_seconds": self.cpu_seconds})
+            self.progress.step(step, figures)
+            self._report_health()
+        if config.eval_every and step % config.eval_every == 0 and step < config.steps:
+            self._evaluate()
+        if step % config.checkpoint_every == 0 and step < config.steps:
+            self.save()
+
+    def _report_health(self) -> None:
+        if self.step <= self.recipe.optim.warmup:  # every network looks ill before it has learnt anything
+            return
+        for warning in self.method.health():
+            kind = re.sub(r"[\d.]+", "#", warning)  # the same warning with another figure is the same warning
+            if kind not in self._warned:
+                self._warned.add(kind)
+                self.progress.say(f"Warning: {warning}")
+                self._log("health", {"warning": warning})
+
+    def _evaluate(self) -> None:
+        if self.is_main:
+            generators = random_state()
+            model = self.judged()
+            model.eval()
+            result = self.recipe.evaluate(model, "validation", self.progress.stage)
+            self._log("eval", dict(result.metrics))
+            name, value = next(iter(result.metrics.items()))
+            self.progress.say(f"step {self.step}: {name} {value:.3f} on the validation split")
+            set_random_state(generators)
+        self.accelerator.wait_for_everyone()
+        self.model.train()
+        self.meter.reset()
+
+    def judged(self) -> Method:
+        """Return the model that is judged and saved: the moving average, if there is one."""
+        if self.average is None:
+            return self.method
+        module = self.average.module
+        assert isinstance(module, Method)
+        return module
+
+    def state(self) -> dict[str, Any]:
+        """Return all that the next step depends on (the same on every process, but for the random state)."""
+        model, optimizer = get_state_dict(self.model, self.optimizer.optimizer, options=_FULL)
+        return {
+            "step": self.step,
+            "epoch": self.epoch,
+            "seconds": self.seconds,
+            "cpu_seconds": self.cpu_seconds,
+            "world": self.accelerator.num_processes,
+            "model": model,
+            "optimizer": optimizer,
+            "average": self.average.state_dict() if self.average is not None else None,
+            "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler is not None else None,
+            "loader": self.loader.state_dict(),
+            "random": random_state(),
+            "unreadable": self.unreadable.state_dict(),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Restore what :meth:`state` returned.
+
+        Raises:
+            ConfigError: if the run was started with another number of processes.
+        """
+        if state["world"] != self.accelerator.num_processes:
+            raise ConfigError(
+                f"The run was started with {state['world']} processes and cannot resume with "
+                f"{self.accelerator.num_processes}."
+            )
+        set_state_dict(
+            self.model,
+            self.optimizer.optimizer,
+            model_state_dict=state["model"],
+            optim_state_dict=state["optimizer"],
+            options=_FULL,
+        )
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        if self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        self.step, self.epoch = state["step"], state["epoch"]
+        self.seconds, self.cpu_seconds = state["seconds"], state["cpu_seconds"]
+        self.unreadable.load_state_dict(state["unreadable"])
+        self._loader_state = state["loader"]
+        set_random_state(state["random"])
+
+    def save(self) -> None:
+        """Write a checkpoint to resume from, and the model as it is."""
+        state = self.state()
+        if self.is_main:
+            self.run.save_state(self.step, state, self.config.keep)
+            self.judged().save(self.run.model_path)
+        self.accelerator.wait_for_everyone()
+
+    def _log(self, kind: str, values: dict[str, Any]) -> None:
+        if self.writer is not None:
+            self.writer.write(kind, self.step, values)
+
+    def _write_summary(self, status: str, parameters: int) -> None:
+        if not self.is_main:
+            return
+        self.run.write_summary(
+            {
+                "status": status,
+                "recipe": self.recipe.name,
+                "method": self.recipe.method,
+                "data": self.source.name,
+                "samples": len(self.source),
+                "steps": self.step,
+                "batch_size": self.sampler.batch_size,
+                "parameters": parameters,
+                "seconds": self.seconds,
+                "cpu_seconds": self.cpu_seconds,
+                "processes": self.accelerator.num_processes,
+                "hardware": hardware(self.accelerator.device),
+                "precision": self.config.precision,
+                "torch": torch.__version__,
+                "intermodal": __version__,
+                "date": datetime.date.today().isoformat(),
+                "skipped": self.unreadable.count,
+            }
+        )
+
+    @contextmanager
+    def _terminations(self) -> Iterator[None]:
+        """Let SIGTERM end training after the current step, with everything saved."""
+
+        def stop(number: int, frame: FrameType | None) -> None:
+            self._stop = True
+
+        try:
+            before = signal.signal(signal.SIGTERM, stop)
+        except ValueError:  # not in the main thread (a notebook's worker, the page): signals are not ours to take
+            yield
+            return
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+
+_FULL = StateDictOptions(full_state_dict=True, cpu_offload=True)
+
+
+def split_batch(tensors: dict[str, Tensor], parts: int) -> Iterator[dict[str, Tensor]]:
+    """Yield ``parts`` equal slices of a batch.
+
+    Raises:
+        ConfigError: if the batch cannot be divided evenly.
+    """
+    size = len(next(iter(tensors.values())))
+    if size % parts:
+        raise ConfigError(f"train.accumulate={parts} does not divide the {size} samples of a process's batch.")
+    share = size // parts
+    for start in range(0, size, share):
+        yield {k: v[start : start + share] for k, v in tensors.items()}

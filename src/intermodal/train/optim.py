@@ -1,0 +1,55 @@
+"""Optimiser, schedule and moving average, as a recipe's :class:`OptimConfig` states them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from intermodal.recipes.base import OptimConfig
+
+Tensors = tuple[Tensor, ...] | list[Tensor]
+
+
+def build_optimizer(module: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
+    """Return AdamW (Loshchilov & Hutter 2019); weight decay falls on matrices alone, not on biases, norms or scalars."""
+    trained = [p for p in module.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(
+        [g for g in groups if g["params"]], lr=config.lr, betas=config.betas, eps=config.eps, foreach=True
+    )
+
+
+def learning_rate(config: OptimConfig, steps: int) -> Callable[[int], float]:
+    """Return the learning rate of a step, from 0: linear warm-up, then a cosine to ``final_lr`` x lr, or constant."""
+    warmup = min(config.warmup, max(steps // 2, 1))
+
+    def at(step: int) -> float:
+        if step < warmup:
+            return config.lr * (step + 1) / warmup
+        if config.schedule == "constant":
+            return config.lr
+        share = (step - warmup) / max(steps - warmup, 1)
+        cosine = 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))
+        return config.lr * (config.final_lr + (1 - config.final_lr) * cosine)
+
+    return at
+
+
+def moving_average(module: nn.Module, decay: float) -> AveragedModel:
+    """Return an exponential moving average of a module's weights; it starts short, so that the first weights fade soon.
+
+    The decay of update n is ``min(decay, (1 + n) / (10 + n))``.
+    """
+
+    def update(averages: Tensors, current: Tensors, count: Tensor | int) -> None:
+        n = float(count)
+        torch._foreach_lerp_(list(averages), list(current), 1 - min(decay, (1 + n) / (10 + n)))
+
+    return AveragedModel(module, multi_avg_fn=update, use_buffers=False)

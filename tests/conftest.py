@@ -1,0 +1,56 @@
+"""Fixtures that many tests share: a tiny CLIP, a folder of captioned pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from intermodal.data.processors import ImageProcessor, TextProcessor
+from intermodal.data.tokenizers import BOS, EOS, train_bpe
+from intermodal.methods.contrastive.clip import CLIP, CLIPConfig
+from intermodal.nn.text import TextConfig
+from intermodal.nn.vit import ViTConfig
+
+WORDS = ("red", "green", "blue", "yellow", "black", "white")
+COLOURS = ((220, 30, 30), (30, 180, 60), (40, 60, 220), (230, 220, 40), (10, 10, 10), (245, 245, 245))
+
+
+def tiny_clip(seed: int = 0, size: int = 16) -> CLIP:
+    """Return a CLIP with random weights, small enough for any test, and a tokenizer of its own."""
+    tokenizer = train_bpe([f"a {w} square" for w in WORDS], 300, min_frequency=1)
+    eos, pad = tokenizer.token_to_id(EOS), tokenizer.token_to_id(BOS)
+    text = TextProcessor(tokenizer, context_length=12, eos_id=eos, pad_id=pad)
+    torch.manual_seed(seed)
+    config = CLIPConfig(
+        image=ViTConfig(image_size=size, patch_size=8, width=16, depth=1, heads=2),
+        text=TextConfig(
+            vocab_size=text.vocab_size, context_length=12, width=16, depth=1, heads=2, eos_id=eos, pad_id=pad
+        ),
+        embed_dim=8,
+    )
+    return CLIP(config, {"image": ImageProcessor(size=(size, size)), "text": text}).eval()
+
+
+@pytest.fixture
+def small_clip() -> CLIP:
+    return tiny_clip()
+
+
+def write_pictures(folder: Path, count: int = 12, size: int = 24) -> Path:
+    """Write pictures of plain colours, each with a caption file beside it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    for i in range(count):
+        colour = np.array(COLOURS[i % len(COLOURS)]) + rng.integers(-10, 10, (size, size, 3))
+        Image.fromarray(colour.clip(0, 255).astype(np.uint8)).save(folder / f"{i:03d}.png")
+        (folder / f"{i:03d}.txt").write_text(f"a {WORDS[i % len(WORDS)]} square\n", encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    return write_pictures(tmp_path / "pictures")

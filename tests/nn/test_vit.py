@@ -1,0 +1,139 @@
+"""The vision transformer: shapes, patches against the convolution, pooling, and what it refuses."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from intermodal.core.config import Config
+from intermodal.core.errors import ConfigError, DataError
+from intermodal.nn.vit import VisionTransformer, ViTConfig
+
+POOLS = ["cls", "attention", "mean"]
+
+
+def small(**changes):
+    values = {"image_size": 12, "patch_size": 4, "width": 12, "depth": 2, "heads": 3, **changes}
+    return ViTConfig(**values)
+
+
+@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize("size", [12, (8, 17)])
+def test_shapes(pool, size):
+    """One vector a picture, one token a patch (and the class token)."""
+    config = small(pool=pool, image_size=size)
+    height, width = config.size
+    pooled, tokens = VisionTransformer(config)(torch.zeros(2, 3, height, width))
+    assert pooled.shape == (2, config.output_dim)
+    assert tokens.shape == (2, config.tokens, 12)
+    assert config.tokens == (height // 4) * (width // 4) + (pool == "cls")
+
+
+@torch.no_grad()
+@settings(deadline=None, max_examples=25)
+@given(
+    patch=st.integers(1, 5),
+    rows=st.integers(1, 4),
+    columns=st.integers(1, 4),
+    rest=st.integers(0, 4),
+    bias=st.booleans(),
+)
+def test_patches_are_the_convolution(patch, rows, columns, rest, bias):
+    """The matrix product is the strided convolution that the papers write, also where a rest is cut off."""
+    size = (rows * patch + min(rest, patch - 1), columns * patch)
+    model = VisionTransformer(small(image_size=size, patch_size=patch, patch_bias=bias, depth=0)).double()
+    image = torch.randn(2, 3, *size, dtype=torch.float64)
+    wanted = model.patch_embedding(image).flatten(2).transpose(1, 2)
+    assert torch.allclose(model._patches(image), wanted, rtol=0, atol=1e-12)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("pool", POOLS)
+def test_pictures_of_a_batch_do_not_meet(pool, randomise):
+    """Each picture's vector is the one that it has alone."""
+    model = randomise(VisionTransformer(small(pool=pool)).double())
+    images = torch.randn(3, 3, 12, 12, dtype=torch.float64)
+    together = model(images)[0]
+    alone = torch.cat([model(image[None])[0] for image in images])
+    assert torch.allclose(together, alone, rtol=0, atol=1e-12)
+
+
+@torch.no_grad()
+def test_what_is_cut_off_is_not_seen(randomise):
+    """Pixels beyond the last whole patch do not matter."""
+    model = randomise(VisionTransformer(small(image_size=14)).double())
+    image = torch.randn(1, 3, 14, 14, dtype=torch.float64)
+    other = image.clone()
+    other[..., 12:] = 9
+    other[..., 12:, :] = -9
+    assert torch.equal(model(image)[0], model(other)[0])
+
+
+@torch.no_grad()
+def test_pooling_is_what_it_says(randomise):
+    """The class token alone is normalised; the mean is that of normalised patches."""
+    image = torch.randn(2, 3, 12, 12)
+    model = randomise(VisionTransformer(small(pool="cls")))
+    pooled, tokens = model(image)
+    assert torch.allclose(pooled, model.post_norm(tokens[:, 0]))
+    model = randomise(VisionTransformer(small(pool="mean")))
+    pooled, tokens = model(image)
+    assert torch.allclose(pooled, tokens.mean(1))
+    model = randomise(VisionTransformer(small(pool="attention")))
+    pooled, tokens = model(image)
+    assert torch.allclose(pooled, model.pool(tokens.flip(1)), atol=1e-5)  # a set, not a sequence
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_gradients_reach_every_parameter(pool, randomise, gradients_reach):
+    """Every part takes part."""
+    model = randomise(VisionTransformer(small(pool=pool, patch_bias=True)).double())
+    pooled, _ = model(torch.randn(2, 3, 12, 12, dtype=torch.float64))
+    gradients_reach(model, pooled)
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_flops_are_what_torch_counts(pool):
+    """Every product of one picture's forward pass is counted."""
+    config = small(pool=pool, image_size=(12, 9), mlp_width=20)
+    model = VisionTransformer(config)
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        model(torch.zeros(1, 3, 12, 9))
+    assert counter.get_total_flops() == config.flops()
+
+
+def test_config_survives_json():
+    """Both forms of the size come back."""
+    for config in (small(), small(image_size=(8, 17), pool="mean", mlp_width=7)):
+        assert Config.from_dict(config.to_dict()) == config
+        assert Config.from_json(config.to_json()) == config
+
+
+def test_it_is_built_on_the_meta_device():
+    """Nothing is outside the state that a checkpoint holds."""
+    with torch.device("meta"):
+        model = VisionTransformer(small())
+    other = VisionTransformer(small())
+    model.load_state_dict(other.state_dict(), strict=True, assign=True)
+    image = torch.randn(1, 3, 12, 12)
+    assert torch.equal(model(image)[0], other(image)[0])
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 12, 13), (1, 3, 8, 12), (1, 1, 12, 12), (3, 12, 12)])
+def test_wrong_pictures_are_refused(shape):
+    """The error states the shape that is wanted and the one found."""
+    with pytest.raises(DataError, match=r"\(B, 3, 12, 12\), found \("):
+        VisionTransformer(small())(torch.zeros(shape))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"heads": 5}, {"patch_size": 13}, {"patch_size": 0}, {"depth": -1}, {"activation": "relu"}],
+    ids=str,
+)
+def test_wrong_sizes_are_refused(changes):
+    """A configuration that cannot be built is an error when it is written."""
+    with pytest.raises(ConfigError):
+        small(**changes)

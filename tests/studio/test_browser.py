@@ -1,0 +1,121 @@
+"""The page in a real browser: type, drop, see pictures with scores; nothing leaves this machine."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from intermodal.methods.contrastive.clip import CLIP
+
+pytestmark = pytest.mark.browser
+CHROMIUM = shutil.which("chromium")
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+SIZES = {"desk": ((1280, 900), "light"), "phone": ((390, 844), "dark")}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture
+def address(small_clip: CLIP, tmp_path: Path) -> Iterator[str]:
+    small_clip.save(tmp_path / "run" / "model")
+    command = [sys.executable, "-m", "intermodal", "studio", str(tmp_path / "run")]
+    process = subprocess.Popen(
+        [*command, "--port", str(free_port()), "--no-open"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        # A proxy that answers nothing: the page must not need it.
+        env={
+            **os.environ,
+            **dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"), "http://127.0.0.1:9"),
+            "INTERMODAL_CACHE": str(tmp_path / "cache"),
+            "OMP_NUM_THREADS": "1",
+        },
+    )
+    assert process.stdout is not None
+    try:
+        line = process.stdout.readline()
+        found = re.fullmatch(r"Studio: (http://127\.0\.0\.1:\d+)/?\n", line)
+        assert found, f"the studio said {line!r}"
+        yield found[1]
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
+        process.stdout.close()
+
+
+@pytest.fixture
+def chromium() -> Iterator[Any]:
+    if CHROMIUM is None:
+        pytest.skip("chromium is not installed")
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+def test_a_person_searches(address: str, chromium: Any, pictures: Path, tmp_path: Path) -> None:
+    shots = Path(os.environ.get("INTERMODAL_SCREENSHOTS", tmp_path))
+    shots.mkdir(parents=True, exist_ok=True)
+    requests: list[str] = []
+    for name, ((width, height), scheme) in SIZES.items():
+        context = chromium.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
+        page = context.new_page()
+        page.set_default_timeout(60_000)
+        page.on("request", lambda request: requests.append(request.url))
+        page.goto(address)
+
+        page.fill("#im-query input", "something cold to eat")
+        page.keyboard.press("Enter")
+        page.wait_for_selector(".im-grid li")
+        assert page.locator(".im-grid img").count() == 18
+        assert page.evaluate("[...document.querySelectorAll('.im-grid img')].every(i => i.naturalWidth > 0)")
+        scores = [float(s) for s in page.locator(".im-grid data").all_inner_texts()]
+        assert scores == sorted(scores, reverse=True) and len(scores) == 18
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "nothing sticks out"
+        page.wait_for_timeout(300)
+        page.screenshot(path=str(shots / f"studio-{name}-text.png"), full_page=True)
+
+        page.get_by_role("button", name="it flies").click()
+        page.wait_for_function("document.querySelector('.im-caption').textContent.includes('it flies')")
+        assert page.input_value("#im-query input") == "it flies"
+
+        page.set_input_files("#im-picture input[type=file]", str(pictures / "003.png"))
+        page.wait_for_function("document.querySelector('.im-caption').textContent.includes('The picture')")
+        page.screenshot(path=str(shots / f"studio-{name}-picture.png"), full_page=True)
+
+        page.get_by_label("A folder of mine").check()
+        page.wait_for_selector(".im-bad")  # no folder is named yet: a sentence says so
+        page.fill("#im-folder input, #im-folder textarea", str(pictures))
+        page.keyboard.press("Enter")
+        page.wait_for_function("document.querySelector('.im-caption')?.textContent.includes('12 pictures')")
+        assert "003.png" in page.locator(".im-grid li").first.inner_text()
+        page.wait_for_timeout(300)
+        page.screenshot(path=str(shots / f"studio-{name}-folder.png"), full_page=True)
+
+        left = page.locator(".im-head").bounding_box()["x"]
+        page.get_by_role("tab", name="Classify").click()
+        page.locator("input[type=file]:visible, .tabitem:visible input[type=file]").last.set_input_files(
+            str(pictures / "000.png")
+        )
+        page.wait_for_selector(".im-bars li")
+        assert page.locator(".im-head").bounding_box()["x"] == left, "the page keeps its place"
+        page.wait_for_timeout(300)
+        page.screenshot(path=str(shots / f"studio-{name}-classify.png"), full_page=True)
+        context.close()
+    outside = [url for url in requests if not url.startswith((address, "data:", "blob:"))]
+    assert not outside, "nothing is fetched from elsewhere"
