@@ -25,6 +25,8 @@ HERE = Path(__file__).parent
 GENERATED = HERE / "_generated"
 IMAGES = HERE / "images"
 
+START, END = "<!-- methods: written by docs/build.py -->", "<!-- /methods -->"
+
 EQUATIONS = {
     "clip-softmax": r"$L = -\frac{1}{2B}\sum_{i}\left[\log\frac{e^{s\,x_i\cdot y_i}}{\sum_j e^{s\,x_i\cdot y_j}}"
     r" + \log\frac{e^{s\,x_i\cdot y_i}}{\sum_j e^{s\,x_j\cdot y_i}}\right]$",
@@ -110,6 +112,11 @@ def main() -> None:
     for method in cards():
         (GENERATED / f"{method}.md").write_text(measured_table(method), encoding="utf-8")
     augment_picture()
+    readme = HERE.parent / "README.md"
+    before, rest = readme.read_text(encoding="utf-8").split(START)
+    after = rest.split(END)[1]
+    table = methods_table().replace("](methods/", "](docs/methods/")
+    readme.write_text(f"{before}{START}\n{table}{END}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":

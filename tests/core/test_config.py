@@ -106,4 +106,4 @@ def test_cut_json():
 
 
 def test_suggestion_lists_what_exists_when_nothing_is_near():
-    assert suggestion("zzz", ["alpha", "beta"]) == "; known are: alpha, beta"
+    assert suggestion("zzz", ["alpha", "beta"]) == "; known are: alpha, beta."

@@ -41,6 +41,7 @@ def synthetic_table(concepts: int = 120) -> pa.Table:
                     "group": GROUPS[c % 2],
                     "subgroup": f"{GROUPS[c % 2]}-kind{c % 4}",
                     "concept": f"thing-{c:03}",
+                    "family": f"kind {c // 6}" if c % 12 < 6 else f"thing {c}",
                     "style": style,
                     "concept_split": split,
                     "style_split": style_split,

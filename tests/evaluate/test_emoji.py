@@ -105,12 +105,6 @@ def test_the_same_twice_is_the_same(embedders, progress):
             np.testing.assert_array_equal(one.values, two.values)
 
 
-@pytest.mark.usefixtures("small_set")
-def test_without_keywords_the_full_text_is_the_name(embedders, progress):
-    m = evaluate_on_emoji(embedders["random"], EmojiSource(keywords=0.0), "validation", progress).metrics
-    assert m["concept_r10"] == m["concept_name_r10"]
-
-
 def test_another_split_is_refused(embedders, progress):
     with pytest.raises(DataError, match="not 'style'"):
         evaluate_on_emoji(embedders["constant"], EmojiSource(), "style", progress)

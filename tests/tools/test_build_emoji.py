@@ -56,11 +56,35 @@ tool = load_tool()
         ("flag in hole", [("flag in hole", "sport")]),
     ],
 )
-def test_base_concept(base: str, members: list[tuple[str, str]]) -> None:
+def test_family(base: str, members: list[tuple[str, str]]) -> None:
+    assert [tool.family(label, subgroup) for label, subgroup in members] == [base] * len(members)
+
+
+@pytest.mark.parametrize(
+    ("base", "members"),
+    [
+        ("firefighter", [(f"{who}firefighter", "person-role") for who in ("", "man ", "woman ")]),
+        ("person", [("man: red hair", "person"), ("woman: bald", "person"), ("older person", "person")]),
+        ("family", [("family: man, woman, boy", "family"), ("kiss: man, man", "family"), ("kiss", "family")]),
+        ("restroom", [("men’s room", "transport-sign"), ("restroom", "transport-sign")]),
+        ("flag", [("flag: France", "country-flag"), ("flag: Wales", "subdivision-flag"), ("black flag", "flag")]),
+        ("clock face", [("one o’clock", "time"), ("twelve-thirty", "time")]),
+        ("keycap", [("keycap: #", "keycap"), ("keycap: 10", "keycap")]),
+    ],
+)
+def test_variants_of_gender_role_flag_keycap_and_clock_share_their_base(
+    base: str, members: list[tuple[str, str]]
+) -> None:
     assert [tool.base_concept(label, subgroup) for label, subgroup in members] == [base] * len(members)
 
 
-def test_different_things_have_different_bases() -> None:
+@pytest.mark.parametrize(("label", "subgroup"), [("red heart", "heart"), ("dog face", "animal-mammal"), ("up arrow", "arrow")])
+def test_any_other_concept_is_its_own_base(label: str, subgroup: str) -> None:
+    assert tool.base_concept(label, subgroup) == label
+    assert tool.family(label, subgroup) != label
+
+
+def test_different_things_have_different_families() -> None:
     labels = [
         "pizza",
         "wolf",
@@ -73,12 +97,12 @@ def test_different_things_have_different_bases() -> None:
         "polar bear",
         "bear",
     ]
-    assert len({tool.base_concept(label, "other") for label in labels}) == len(labels)
+    assert len({tool.family(label, "other") for label in labels}) == len(labels)
 
 
-def test_a_base_is_never_empty() -> None:
+def test_a_family_is_never_empty() -> None:
     for label in ("man", "face", "black", "woman’s", "left", "person: x"):
-        assert tool.base_concept(label, "other")
+        assert tool.family(label, "other")
 
 
 def test_every_table_entry_is_used_once() -> None:
@@ -111,6 +135,7 @@ def make_concepts() -> list:
                 codepoints=f"{number:X}",
                 concept=f"c{number}",
                 base_concept=base,
+                family=base,
                 pictures=dict.fromkeys(styles, b""),
             )
         )

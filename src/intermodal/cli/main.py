@@ -14,6 +14,7 @@ from intermodal.core.config import suggestion
 from intermodal.core.errors import ConfigError, IntermodalError
 
 COMMANDS: dict[str, tuple[str, str]] = {
+    "demo": ("intermodal.cli.demo", "train, judge and try a model on the shipped pictures, in minutes"),
     "methods": ("intermodal.cli.methods", "list the methods, what each can do and what it reaches"),
     "recipes": ("intermodal.cli.recipes", "list the recipes, or print one in full"),
     "doctor": ("intermodal.cli.doctor", "check what is installed, the devices, the memory and the data"),

@@ -52,7 +52,7 @@ class Config:
             if key == TYPE_KEY:
                 continue
             if key not in names:
-                raise ConfigError(f"{target.__name__} has no field {key!r}{suggestion(key, names)}.")
+                raise ConfigError(f"{target.__name__} has no field {key!r}{suggestion(key, names)}")
             values[key] = _from_plain(value, hints[key], f"{target.__name__}.{key}")
         try:
             return target(**values)
@@ -84,7 +84,7 @@ class Config:
         for key, value in changes.items():
             head, _, rest = key.partition("__")
             if head not in names:
-                raise ConfigError(f"{type(self).__name__} has no field {head!r}{suggestion(head, names)}.")
+                raise ConfigError(f"{type(self).__name__} has no field {head!r}{suggestion(head, names)}")
             if rest:
                 nested.setdefault(head, {})[rest] = value
             else:
@@ -103,12 +103,12 @@ def import_path(cls: type) -> str:
 
 
 def suggestion(word: str, known: Iterable[str]) -> str:
-    """Return `` (did you mean 'x'?)`` or a list of what exists, to end an error message with."""
+    """Return the end of an error's sentence: ``; did you mean 'x'?``, or a list of what is known, or a full stop."""
     known = list(known)
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     if close:
         return f"; did you mean {close[0]!r}?"
-    return f"; known are: {', '.join(known)}" if known else ""
+    return f"; known are: {', '.join(known)}." if known else "."
 
 
 def _class_of(data: Mapping[str, Any], default: type) -> type:

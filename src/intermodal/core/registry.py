@@ -74,7 +74,7 @@ def card(method_id: str) -> MethodCard:
         ConfigError: if there is no such method; the nearest id is suggested.
     """
     if method_id not in cards():
-        raise ConfigError(f"There is no method {method_id!r}{suggestion(method_id, cards())}.")
+        raise ConfigError(f"There is no method {method_id!r}{suggestion(method_id, cards())}")
     return cards()[method_id]
 
 

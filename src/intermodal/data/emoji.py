@@ -44,12 +44,15 @@ class EmojiSource(SourceConfig):
     Attributes:
         unit: ``picture``: a sample is one picture. ``concept``: a sample is one concept, in a style that is drawn anew
             each epoch, so that no batch holds two pictures with the same text.
-        keywords: share of the training texts that carry keywords; the others are the bare name. Evaluation texts are
-            ``name, keyword, keyword...`` if it is above zero, else the name.
+        single: share of the training texts that are one word or one keyword alone, so that each word has to mean
+            something by itself and not only beside a name that no other picture has.
+        part: share of the training texts that are a few of name and keywords, shuffled. The others, and all texts of
+            evaluations, are ``name, keyword, keyword...``.
     """
 
     unit: Literal["picture", "concept"] = "picture"
-    keywords: float = 0.7
+    single: float = 0.3
+    part: float = 0.4
 
     def open(self, split: str) -> EmojiPictures:
         """Open ``train``, ``validation``, ``test`` (held-out concepts) or ``style`` (held-out styles)."""
@@ -96,14 +99,18 @@ class EmojiPictures(Source):
         return open_image(self._images[row].as_py(), self._row_name(row))
 
     def text(self, row: int, rng: np.random.Generator | None = None) -> str:
-        """Return a text of one of :attr:`rows`: with ``rng`` the name and a random few keywords, else all of them."""
+        """Return a text of one of :attr:`rows`: the full one, or with ``rng`` sometimes a part of it."""
         name, keywords = self.rows[row]["name"], self.rows[row]["keywords"]
         if rng is None:
-            return full_text(name, keywords) if self.config.keywords else name
-        if rng.random() >= self.config.keywords or not keywords:
-            return name
-        words = rng.permutation(keywords)[: int(rng.integers(1, len(keywords) + 1))].tolist()
-        return ", ".join(words) if rng.random() < 0.3 else full_text(name, words)
+            return full_text(name, keywords)
+        kind, items = rng.random(), [name, *(k for k in keywords if k != name)]
+        if kind < self.config.single:
+            if rng.random() < 0.5:
+                items = " ".join(items).split()
+            return items[int(rng.integers(len(items)))]
+        if kind < self.config.single + self.config.part:
+            return ", ".join(rng.permutation(items)[: 1 + int(rng.geometric(0.5))].tolist())
+        return full_text(name, keywords)
 
     def sample(self, index: int, rng: np.random.Generator | None = None) -> Sample:
         """Return a picture, a text of it and its sub-group."""

@@ -6,6 +6,9 @@ among those of all held-out concepts. Figures are means over all queries of all 
 direction is the mean of both directions. A style that lacks some concepts has a smaller gallery of pictures;
 chance is computed for the galleries as they are. ``concept_name_r10`` is the same with the bare name as the
 text, ``new_style_*`` the same in the two held-out styles: concept and style are both new.
+``concept_strange_r10`` is that of the concepts of which no relative at all (no other member of the family, see
+``tools/build_emoji.py``) is in training. ``concept_mean_r10`` is for one vector a concept, the mean over its pictures in
+all training styles, against the texts of all held-out concepts, both ways.
 
 **Unseen styles** (``style_*``). Pictures in the held-out styles are named among all names of the set, by the
 normalised mean over the prompts of each (name; name and keywords; keywords). ``style_top1``: of training
@@ -32,16 +35,17 @@ import torch
 
 from intermodal.core.capabilities import Embeds
 from intermodal.core.errors import DataError
+from intermodal.core.progress import Progress
 from intermodal.data.emoji import EmojiSource
 from intermodal.evaluate.baselines import ColourWords, PixelNeighbours, Words, colour_features, raw_pixels
 from intermodal.evaluate.emoji_set import EmojiPart, all_concepts, group_prompt, prompts_of, text_of
 from intermodal.evaluate.encoding import (
-    Progress,
     Steps,
     embed_pictures,
     embed_texts,
     image_encoder,
     label_vectors,
+    unit,
 )
 from intermodal.evaluate.result import Evaluation
 from intermodal.metrics.alignment import alignment, effective_rank, modality_gap, uniformity
@@ -90,7 +94,7 @@ def evaluate_on_emoji(method: Embeds, source_config: EmojiSource, split: str, pr
 
     Args:
         method: embeds ``"image"`` and ``"text"``.
-        source_config: the set; without keywords in its training texts, the judged texts have none either.
+        source_config: the set.
         split: ``test``: everything, with baselines and panels. ``validation``: the validation concepts, and
             an eighth of the pictures in the held-out styles (part of the test: watch that figure, do not
             choose by it); no panels.
@@ -104,10 +108,9 @@ def evaluate_on_emoji(method: Embeds, source_config: EmojiSource, split: str, pr
     if split not in ("validation", "test"):
         raise DataError(f"The emoji set is judged on the splits validation and test, not {split!r}.")
     start = time.monotonic()
-    keywords = source_config.keywords > 0
     if split == "validation":
         steps = Steps(progress, {"Embedding unseen concepts": 4, "Embedding unseen styles": 3})
-        judged = _judge(method, "validation", keywords, steps, QUICK_STRIDE)
+        judged = _judge(method, "validation", steps, QUICK_STRIDE)
         return Evaluation("validation", _ordered(judged.metrics), [], time.monotonic() - start)
     steps = Steps(
         progress,
@@ -119,8 +122,8 @@ def evaluate_on_emoji(method: Embeds, source_config: EmojiSource, split: str, pr
             "Drawing galleries": 1,
         },
     )
-    judged = _judge(method, "test", keywords, steps)
-    _compare(judged, keywords, steps)
+    judged = _judge(method, "test", steps)
+    _compare(judged, steps)
     steps("Drawing galleries")
     shown = panels(judged, method)
     return Evaluation("test", _ordered(judged.metrics), shown, time.monotonic() - start, headline(judged))
@@ -134,7 +137,7 @@ def _ordered(metrics: dict[str, float]) -> dict[str, float]:
     return {n: metrics[n] for n in [*names, *own, *rest]}
 
 
-def _judge(method: Embeds, split: str, keywords: bool, steps: Steps, stride: int = 1) -> EmojiJudgement:
+def _judge(method: Embeds, split: str, steps: Steps, stride: int = 1) -> EmojiJudgement:
     unseen = EmojiPart.of([split], "train")
     concepts, names = unseen.concepts(), all_concepts()
     sides = ("train", "validation", "test") if split == "test" else ("train",)
@@ -143,22 +146,23 @@ def _judge(method: Embeds, split: str, keywords: bool, steps: Steps, stride: int
     image = embed_pictures(encoders, unseen.pictures(), len(unseen), steps.of("Embedding unseen concepts"))[0]
     report = steps.of("Embedding unseen styles")
     styled_image = embed_pictures(encoders, styled.pictures(), len(styled), report)[0]
-    text = embed_texts(method, [text_of(row, keywords) for row in concepts])
-    label = label_vectors(method, [prompts_of(row, keywords) for row in names])
+    text = embed_texts(method, [text_of(row) for row in concepts])
+    label = label_vectors(method, [prompts_of(row) for row in names])
     bare = embed_texts(method, [row["name"] for row in concepts])
     metrics = concept_figures(image, unseen.rows, text, concepts)
     metrics |= naming_figures(styled_image, styled.rows, label, names)
-    metrics |= _bare(concept_figures(image, unseen.rows, bare, concepts))
+    metrics |= _named("name", concept_figures(image, unseen.rows, bare, concepts))
+    metrics |= _strange(image, unseen, text, concepts, names) | mean_figures(image, unseen.rows, text, concepts)
     judged = EmojiJudgement(
         str(getattr(method, "id", type(method).__name__)),
         metrics, concepts, unseen, image, text, styled, styled_image, label, names,
     )  # fmt: skip
     if split == "test":
-        _more(judged, method, keywords)
+        _more(judged, method)
     return judged
 
 
-def _more(judged: EmojiJudgement, method: Embeds, keywords: bool) -> None:
+def _more(judged: EmojiJudgement, method: Embeds) -> None:
     """Add what only the full evaluation looks at: both new, sub-groups, parts, the geometry of the space."""
     metrics, rows, concepts = judged.metrics, judged.unseen.rows, judged.concepts
     both = np.flatnonzero(judged.styled.column("concept_split") == "test")
@@ -252,8 +256,34 @@ def _renamed(figures: dict[str, float]) -> dict[str, float]:
     return {k.replace("concept_", "new_style_"): v for k, v in figures.items()}
 
 
-def _bare(figures: dict[str, float]) -> dict[str, float]:
-    return {f"{who}concept_name_r10": figures[f"{who}concept_r10"] for who in ("", "chance_")}
+def _named(kind: str, figures: dict[str, float]) -> dict[str, float]:
+    return {f"{who}concept_{kind}_r10": figures[f"{who}concept_r10"] for who in ("", "chance_")}
+
+
+def _strange(
+    image: np.ndarray,
+    unseen: EmojiPart,
+    text: np.ndarray,
+    concepts: Sequence[dict[str, Any]],
+    names: Sequence[dict[str, Any]],
+) -> dict[str, float]:
+    """Return R@10 of the pictures and texts of concepts without a relative in training; nothing if there are none."""
+    known = {row["family"] for row in names if row["concept_split"] == "train"}
+    alone = np.array([row["family"] not in known for row in unseen.rows])
+    return _named("strange", concept_figures(image, unseen.rows, text, concepts, queries=alone)) if alone.any() else {}
+
+
+def mean_figures(
+    image: np.ndarray, rows: Sequence[dict[str, Any]], text: np.ndarray, concepts: Sequence[dict[str, Any]]
+) -> dict[str, float]:
+    """Return R@10 between texts and one vector a concept, the mean over the concept's pictures."""
+    place = {row["concept"]: i for i, row in enumerate(concepts)}
+    mean = np.zeros((len(concepts), image.shape[1]), np.float32)
+    np.add.at(mean, [place[row["concept"]] for row in rows], image)
+    mean_CD, text_CD = torch.from_numpy(unit(mean)).float(), torch.from_numpy(text).float()
+    truth = list(range(len(concepts)))
+    both = [retrieval(a, b, truth, ks=KS)["R@10"] for a, b in ((text_CD, mean_CD), (mean_CD, text_CD))]
+    return {"concept_mean_r10": sum(both) / 2, "chance_concept_mean_r10": min(1.0, 10 / len(concepts))}
 
 
 def naming_figures(
@@ -283,11 +313,11 @@ def subgroup_figures(
     return figures | {f"chance_subgroup_top{k}": k / len(labels) for k in (1, 5)}
 
 
-def _compare(judged: EmojiJudgement, keywords: bool, steps: Steps) -> None:
+def _compare(judged: EmojiJudgement, steps: Steps) -> None:
     """Fit the baselines on the training pictures and add their figures."""
     report = steps.of("Fitting baselines")
     train = EmojiPart.of(["train"], "train")
-    texts = [text_of(row, keywords) for row in train.rows]
+    texts = [text_of(row) for row in train.rows]
     words = Words(texts)
     vectors = words(texts)
     report(0.2)
@@ -298,9 +328,9 @@ def _compare(judged: EmojiJudgement, keywords: bool, steps: Steps) -> None:
     regression = ColourWords(words, colours, vectors)
     report = steps.of("Judging baselines")
     unseen, styled = list(judged.unseen.pictures()), list(judged.styled.pictures())
-    text = words([text_of(row, keywords) for row in judged.concepts])
+    text = words([text_of(row) for row in judged.concepts])
     bare = words([row["name"] for row in judged.concepts])
-    label = label_vectors(neighbours, [prompts_of(row, keywords) for row in judged.names])
+    label = label_vectors(neighbours, [prompts_of(row) for row in judged.names])
     subgroups = sorted({row["subgroup"] for row in judged.names})
     groups = words([group_prompt(name) for name in subgroups])
     both = np.flatnonzero(judged.styled.column("concept_split") == "test")
@@ -312,7 +342,9 @@ def _compare(judged: EmojiJudgement, keywords: bool, steps: Steps) -> None:
         ("colours_", regression.embed("image", unseen), regression.embed("image", styled)),
     ):
         figures = concept_figures(image, rows, text, judged.concepts)
-        figures |= _bare(concept_figures(image, rows, bare, judged.concepts))
+        figures |= _named("name", concept_figures(image, rows, bare, judged.concepts))
+        figures |= _strange(image, judged.unseen, text, judged.concepts, judged.names)
+        figures |= mean_figures(image, rows, text, judged.concepts)
         both_rows = [judged.styled.rows[i] for i in both]
         figures |= _renamed(concept_figures(styled_image[both], both_rows, text, judged.concepts))
         if who == "colours_":

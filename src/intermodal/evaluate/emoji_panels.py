@@ -96,17 +96,15 @@ def _concept_table(judged: EmojiJudgement) -> Table:
     names = [f"concept_{way}_{what}" for way in ("t2i", "i2t") for what in ("r1", "r5", "r10", "median_rank")]
     ways = ("text → picture", "picture → text")
     columns = ["", *(f"{way}, {what}" for way in ways for what in ("R@1", "R@5", "R@10", "median rank"))]
-    extra = ["concept_name_r10", "new_style_r10"]
+    extra = ["concept_mean_r10", "concept_strange_r10", "concept_name_r10", "new_style_r10"]
     return Table(
         "Unseen concepts",
-        f"{len(judged.concepts)} concepts and {len(judged.unseen):,} pictures of them in the training "
-        f"styles. R@k: the share "
-        "of queries whose right answer is among the first k. A text looks among the pictures of one style, "
-        "a picture among "
-        "all the texts. Name alone: both directions, R@10, with no keywords. New style: both directions, "
-        "R@10, where the "
-        "concept and the artist are both new.",
-        [*columns, "name alone", "new style"],
+        f"{len(judged.concepts)} concepts and {len(judged.unseen):,} pictures of them in the training styles. R@k: the "
+        "share of queries whose right answer is among the first k. A text looks among the pictures of one style, a "
+        "picture among all the texts. The last four columns are R@10 in both directions: with one vector a concept (the "
+        "mean over its pictures), for concepts of which no variant at all is in training, with the name alone as text, "
+        "and where the artist is new as well.",
+        [*columns, "mean over styles", "no relative", "name alone", "new style"],
         _rows(judged, names + extra),
         emphasis=0,
     )

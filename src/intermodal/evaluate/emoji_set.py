@@ -63,20 +63,18 @@ class EmojiPart:
 
 def all_concepts() -> list[dict[str, Any]]:
     """Return name, keywords, group, sub-group and split of every concept of the set, in alphabetic order."""
-    names = ["concept", "name", "keywords", "group", "subgroup", "concept_split"]
+    names = ["concept", "name", "keywords", "group", "subgroup", "family", "concept_split"]
     found = {row["concept"]: row for row in emoji_table().select(names).to_pylist()}
     return [found[concept] for concept in sorted(found)]
 
 
-def text_of(row: dict[str, Any], keywords: bool = True) -> str:
-    """Return the full text, name and keywords; or the name alone."""
-    return full_text(row["name"], row["keywords"]) if keywords else row["name"]
+def text_of(row: dict[str, Any]) -> str:
+    """Return the full text: name and keywords."""
+    return full_text(row["name"], row["keywords"])
 
 
-def prompts_of(row: dict[str, Any], keywords: bool = True) -> list[str]:
+def prompts_of(row: dict[str, Any]) -> list[str]:
     """Return the prompts of a concept: its name, its name with all keywords, and the keywords alone."""
-    if not keywords:
-        return [row["name"]]
     return [row["name"], text_of(row), ", ".join(row["keywords"]) or row["name"]]
 
 

@@ -10,17 +10,15 @@ from PIL import Image
 
 from intermodal.core.capabilities import Embeds
 from intermodal.core.errors import TrainingError
-
-Progress = Callable[[str, float], None]
-"""Called with what is being done, and the share of the whole that is done, 0 to 1."""
+from intermodal.core.progress import Progress
 
 Encoder = Callable[[list[Image.Image]], np.ndarray]
 """Turns pictures into one row of numbers each."""
 
 BATCH = 256
 BATCH_PIXELS = 64_000_000
-"""A batch of pictures ends here even before it holds :data:`BATCH`: large photographs do not fill the "
-"memory."""
+"""A batch of pictures ends here even before it holds :data:`BATCH`: large photographs do not fill the
+memory."""
 
 
 class Steps:

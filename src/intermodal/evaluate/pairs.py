@@ -24,11 +24,11 @@ from PIL import Image
 
 from intermodal.core.capabilities import Embeds
 from intermodal.core.errors import DataError
+from intermodal.core.progress import Progress
 from intermodal.data.source import Source, SourceConfig, Unreadable, UnreadableCounter
 from intermodal.evaluate.baselines import ColourWords, PixelNeighbours, Words, colour_features, raw_pixels
 from intermodal.evaluate.encoding import (
     Encoder,
-    Progress,
     Steps,
     embed_pictures,
     embed_texts,

@@ -20,10 +20,11 @@ import numpy as np
 import pyarrow as pa
 
 from intermodal.core.errors import DataError, IntermodalError
+from intermodal.core.progress import Progress, silent
 from intermodal.data.images import open_image
 from intermodal.data.source import Unreadable
 from intermodal.index.embedding import ModelStamp, embed_pictures, embeds, find_pictures, stamp
-from intermodal.index.hits import Hit, Progress, check_query, silent
+from intermodal.index.hits import Hit, check_query
 from intermodal.methods.base import Method
 
 if TYPE_CHECKING:

@@ -12,11 +12,12 @@ from safetensors.numpy import load_file, save_file
 from intermodal.core.config import Config
 from intermodal.core.errors import ConfigError, IntermodalError
 from intermodal.core.files import atomic_file, read_json
+from intermodal.core.progress import Progress, silent
 from intermodal.data.catalog import cache_folder
 from intermodal.data.emoji import EmojiSource, emoji_table
 from intermodal.data.source import Source, SourceConfig
 from intermodal.index.embedding import ModelStamp, embed_pictures, embeds
-from intermodal.index.hits import MemoryIndex, Progress, silent
+from intermodal.index.hits import MemoryIndex
 from intermodal.methods.base import Method
 
 CACHE_FORMAT = 1

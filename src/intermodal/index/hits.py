@@ -11,14 +11,6 @@ from PIL import Image
 
 from intermodal.core.errors import DataError
 
-Progress = Callable[[str, float], None]
-"""Called with what is being done, and the share of it that is done, 0 to 1."""
-
-
-def silent(what: str, share: float) -> None:
-    """Report progress to nobody."""
-    del what, share
-
 
 @dataclass(frozen=True)
 class Hit:

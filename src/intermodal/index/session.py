@@ -10,12 +10,13 @@ from PIL import Image
 
 from intermodal.core.capabilities import capabilities_of
 from intermodal.core.errors import CheckpointError, DataError
+from intermodal.core.progress import Progress, silent
 from intermodal.core.registry import MethodCard, card
 from intermodal.hub.load import load
 from intermodal.index.embedding import ModelStamp, embed_one, embeds, stamp
 from intermodal.index.folder import FolderIndex, Update
 from intermodal.index.held_out import held_out, source_of
-from intermodal.index.hits import MemoryIndex, Progress, silent
+from intermodal.index.hits import MemoryIndex
 from intermodal.methods.base import Method
 
 

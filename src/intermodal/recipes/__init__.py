@@ -28,7 +28,7 @@ def recipe_function(name: str) -> Callable[[], Recipe]:
         ConfigError: if there is no such recipe; the nearest name is suggested.
     """
     if name not in RECIPES:
-        raise ConfigError(f"There is no recipe {name!r}{suggestion(name, RECIPES)}.")
+        raise ConfigError(f"There is no recipe {name!r}{suggestion(name, RECIPES)}")
     module, _, function = RECIPES[name].partition(":")
     return getattr(importlib.import_module(module), function)
 

@@ -7,19 +7,16 @@ asks nothing else of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, Self
 
 from intermodal.core.config import Config
 from intermodal.core.errors import ConfigError
+from intermodal.core.progress import Progress
 from intermodal.data.source import SourceConfig
 from intermodal.data.transforms import ImageAugment
 from intermodal.evaluate.result import Evaluation
 from intermodal.methods.base import Method
-
-Progress = Callable[[str, float], None]
-"""Called with what is being done, and the share of it that is done, 0 to 1."""
 
 
 @dataclass(frozen=True, kw_only=True)

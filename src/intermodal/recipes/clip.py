@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Self
+from typing import Literal, Self
 
 import torch
 
 from intermodal.core.config import Config
 from intermodal.core.errors import ConfigError
+from intermodal.core.progress import Progress
 from intermodal.data.emoji import EmojiSource
 from intermodal.data.flickr import Flickr8kSource
 from intermodal.data.processors import ImageProcessor, Resize, TextProcessor
-from intermodal.data.tokenizers import special_ids, train_bpe
+from intermodal.data.tokenizers import special_ids, train_bpe, train_words
 from intermodal.data.transforms import ImageAugment
 from intermodal.evaluate.emoji import evaluate_on_emoji
 from intermodal.evaluate.pairs import evaluate_on_pairs
@@ -20,20 +21,23 @@ from intermodal.evaluate.result import Evaluation
 from intermodal.hub.load import load
 from intermodal.methods.base import Method
 from intermodal.methods.contrastive.clip import CLIP, CLIPConfig
+from intermodal.nn.resnet import ResNetConfig
 from intermodal.nn.text import TextConfig
 from intermodal.nn.vit import ViTConfig
-from intermodal.recipes.base import OptimConfig, Progress, Recipe, TrainConfig
+from intermodal.recipes.base import OptimConfig, Recipe, TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerConfig(Config):
-    """The BPE that is trained on the training texts.
+    """The tokenizer that is trained on the training texts.
 
     Attributes:
+        kind: ``bpe`` knows every text; ``words`` leaves unknown words out, for few texts.
         vocab_size: at most this many ids.
         context_length: longest text, in tokens, special ones included.
     """
 
+    kind: Literal["bpe", "words"] = "bpe"
     vocab_size: int = 4096
     context_length: int = 32
 
@@ -63,7 +67,8 @@ class CLIPRecipe(Recipe):
             if not isinstance(method, CLIP):
                 raise ConfigError(f"{self.init} holds the method {method.id!r}; this recipe trains clip.")
             return method
-        tokenizer = train_bpe((t.lower() for t in self.source.training_texts()), self.tokenizer.vocab_size)
+        train = train_bpe if self.tokenizer.kind == "bpe" else train_words
+        tokenizer = train((text.lower() for text in self.source.training_texts()), self.tokenizer.vocab_size)
         pad, eos = special_ids(tokenizer)
         text = TextProcessor(
             tokenizer, context_length=self.tokenizer.context_length, eos_id=eos, pad_id=pad, lower=True
@@ -115,21 +120,28 @@ def clip() -> CLIPRecipe:
         name="clip",
         source=EmojiSource(unit="concept"),
         model=CLIPConfig(
-            image=ViTConfig(image_size=64, patch_size=8, width=192, depth=6, heads=3),
-            text=TextConfig(vocab_size=4096, context_length=32, width=192, depth=2, heads=3, eos_id=1, pad_id=0),
-            embed_dim=192,
+            image=ResNetConfig(image_size=32, layers=(1, 1, 1, 1), width=32, heads=16, output_dim=256),
+            text=TextConfig(
+                vocab_size=4096,
+                context_length=24,
+                width=128,
+                depth=1,
+                heads=2,
+                activation="gelu",
+                eos_id=1,
+                pad_id=0,
+                causal=False,
+                pool="mean",
+            ),
+            embed_dim=256,
+            project_image=False,
         ),
+        tokenizer=TokenizerConfig(kind="words", vocab_size=8192, context_length=24),
         augment=ImageAugment(
-            rotate=15,
-            scale=(0.8, 1.15),
-            translate=0.08,
-            brightness=0.2,
-            contrast=0.3,
-            saturation=0.4,
-            grey=0.1,
+            rotate=6, scale=(0.92, 1.06), translate=0.03, brightness=0.08, contrast=0.12, saturation=0.16, grey=0.04
         ),
-        optim=OptimConfig(lr=1e-3, warmup=100),
-        train=TrainConfig(steps=1000, batch_size=512, precision="bf16"),
+        optim=OptimConfig(lr=2e-3, weight_decay=0.2, warmup=100, ema=0.99),
+        train=TrainConfig(steps=1500, batch_size=256, precision="bf16", workers=1, log_every=20, eval_every=500),
     )
 
 

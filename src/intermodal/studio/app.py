@@ -13,7 +13,7 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 import gradio as gr
 
 from intermodal.core.errors import ConfigError
-from intermodal.index.hits import Progress, silent
+from intermodal.core.progress import Progress, silent
 from intermodal.index.session import Session
 from intermodal.studio import look
 from intermodal.studio.tab import Setting, tabs_for

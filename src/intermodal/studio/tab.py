@@ -7,7 +7,7 @@ import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from intermodal.index.hits import Progress
+from intermodal.core.progress import Progress
 from intermodal.index.session import Session
 
 

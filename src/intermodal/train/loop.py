@@ -19,6 +19,8 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import broadcast_object_list
 from torch import Tensor
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 
@@ -52,13 +54,15 @@ class Trainer:
     """
 
     def __init__(self, recipe: Recipe, run: Run, quiet: bool = False) -> None:
-        self.recipe, self.run, self.config = recipe, run, recipe.train
+        self.recipe, self.config = recipe, recipe.train
+        AcceleratorState._reset_state()  # of an earlier run in this process, which may have had another precision
         self.accelerator = Accelerator(
             mixed_precision=_PRECISION[self.config.precision],
             gradient_accumulation_steps=self.config.accumulate,
             step_scheduler_with_optimizer=False,
         )
         self.is_main = self.accelerator.is_main_process
+        self.run = Run(broadcast_object_list([str(run.path)])[0])  # a new run's name holds the time: one for all ranks
         self.progress = TrainProgress(self.config.steps, quiet=quiet or not self.is_main)
         self.progress.say(f"Preparing {recipe.name} ...")
         self.step = self.epoch = 0
@@ -89,7 +93,7 @@ class Trainer:
             rank=self.accelerator.process_index,
             world=self.accelerator.num_processes,
         )
-        self.method.to(device)
+        self.method.to(device, memory_format=torch.channels_last)  # what convolutions are fastest in, on CPU and GPU
         optimizer = build_optimizer(self.method, recipe.optim)
         self.model, self.optimizer = self.accelerator.prepare(self.method, optimizer)
         if self.config.compile:
@@ -172,6 +176,9 @@ class Trainer:
             group["lr"] = rate
         device, processors = self.accelerator.device, self.method.processors
         tensors = {k: processors[k].prepare(v.to(device, non_blocking=True)) for k, v in batch.tensors.items()}
+        tensors = {
+            k: v.contiguous(memory_format=torch.channels_last) if v.ndim == 4 else v for k, v in tensors.items()
+        }
         figures: dict[str, Tensor] = {}
         for part in split_batch(tensors, self.config.accumulate):
             with self.accelerator.accumulate(self.model):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from intermodal.core.errors import ConfigError
+from intermodal.core.progress import Progress, silent
 from intermodal.core.version import __version__
 from intermodal.data.source import SourceConfig
 from intermodal.evaluate.result import save as save_evaluation
@@ -56,20 +58,19 @@ def fit(
     if not resume and run.checkpoints():
         raise ConfigError(f"{run.path} already holds a run: choose another folder, or let it resume.")
     trainer = Trainer(recipe, run, quiet=quiet)
+    run = trainer.run
     finished = trainer.fit()
     if finished and evaluate and trainer.is_main:
-        judge(run, "test", trainer)
+        judge(run, "test", trainer.progress.stage, trainer.progress.say)
     return run
 
 
-def judge(run: Run, split: str, trainer: Trainer | None = None) -> Path:
+def judge(run: Run, split: str, progress: Progress = silent, say: Callable[[str], None] = print) -> Path:
     """Judge a run's trained model on a split, save what was found and write the report; return the report's path."""
     recipe = run.recipe()
-    say = trainer.progress.say if trainer is not None else print
     say(f"Judging on the {split} split ...")
     start = time.monotonic()
-    stage = trainer.progress.stage if trainer is not None else (lambda what, share: None)
-    result = recipe.evaluate(run.model(), split, stage)
+    result = recipe.evaluate(run.model(), split, progress)
     save_evaluation(result, run.path / "evaluation" / split)
     report = build_report(run.path)
     name, value = next(iter(result.metrics.items()), ("nothing", float("nan")))
