@@ -41,7 +41,7 @@ slow: $(VENV)/.dev  ## train the recipes to their expected results (minutes each
 # open_clip, timm and torchvision pull another torch unless they are installed in one command with ours.
 .venv-vision/.done: pyproject.toml constraints.txt
 	@$(PYTHON) -m venv .venv-vision
-	@.venv-vision/bin/python -m pip install --quiet -c constraints.txt torch torchvision==0.28.0 timm==1.0.31 open_clip_torch==3.3.0 transformers pytest pytest-timeout
+	@.venv-vision/bin/python -m pip install --quiet -c constraints.txt torch torchvision==0.28.0 timm==1.0.31 open_clip_torch==3.3.0 transformers pytest pytest-timeout hypothesis
 	@.venv-vision/bin/python -m pip install --quiet -c constraints.txt -e .
 	@touch $@
 
@@ -58,7 +58,7 @@ docs: $(VENV)/.docs  ## build the handbook into site/ and check its links
 
 emoji: $(VENV)/.base  ## build the emoji set anew (needs npm)
 	@$(INSTALL) -e ".[emoji]"
-	@$(BIN)/python tools/build_emoji.py --out src/intermodal/data/assets
+	@$(BIN)/python tools/build_emoji.py --out src/intermodal/data/assets --cache .cache/npm
 
 clean:  ## remove the environments and everything that was built
 	rm -rf $(VENV) .venv-vision site build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache

@@ -6,6 +6,7 @@ Everything lands in ``docs/_generated`` (made anew each time) except the picture
 from __future__ import annotations
 
 import io
+import json
 import re
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from PIL import Image
 from intermodal.core.registry import cards
 from intermodal.data.emoji import EmojiSource
 from intermodal.recipes import get_recipe
-from intermodal.recipes.measured import measured
+from intermodal.recipes.measured import in_words, measured
 
 HERE = Path(__file__).parent
 GENERATED = HERE / "_generated"
@@ -52,7 +53,7 @@ def methods_table() -> str:
     """Return the table of methods with what each is measured to reach."""
     lines = ["| id | method | paper | can | measured | compared with |", "|---|---|---|---|---|---|"]
     for card in cards().values():
-        figures = [measured_line(name) for name in card.recipes if name in measured()]
+        figures = [f"`{name}`: {in_words(measured()[name])}" for name in card.recipes if name in measured()]
         page = HERE / "methods" / f"{card.id}.md"
         name = f"[{card.id}](methods/{card.id}.md)" if page.exists() else card.id
         lines.append(
@@ -60,15 +61,6 @@ def methods_table() -> str:
             f"| {card.reference} |"
         )
     return "\n".join(lines) + "\n"
-
-
-def measured_line(recipe: str) -> str:
-    """Return one recipe's measured result in a line."""
-    m = measured()[recipe]
-    return (
-        f"`{recipe}`: {m['metric']} {m['value']:.3f} (chance or baseline {m['baseline']:.3f}) on {m['split']}, "
-        f"{m['minutes']:.1f} min on {m['hardware']}, {m['date']}"
-    )
 
 
 def measured_table(method: str) -> str:
@@ -85,6 +77,45 @@ def measured_table(method: str) -> str:
                 f"| {m['minutes']:.1f} min | {m['hardware']} | {m['date']} |"
             )
     return "\n".join(rows) + "\n"
+
+
+def all_figures(method: str) -> str:
+    """Return every figure of a method's recipes beside its baselines, as tables."""
+    text = ""
+    for recipe in cards()[method].recipes:
+        metrics = measured().get(recipe, {}).get("metrics", {})
+        names = [n for n in metrics if f"chance_{n}" in metrics]
+        rows = ["| figure | reached | colours to words | nearest pixels | chance |", "|---|---|---|---|---|"]
+        for name in names:
+            values = [metrics.get(who + name) for who in ("", "colours_", "pixels_", "chance_")]
+            rows.append(f"| `{name}` | " + " | ".join("" if v is None else f"{v:.3f}" for v in values) + " |")
+        if names:
+            text += f"\nAll figures of `{recipe}`:\n\n" + "\n".join(rows) + "\n"
+    return text
+
+
+def performance_tables() -> str:
+    """Return the recorded benchmarks as tables."""
+    text = ""
+    for file in sorted((HERE.parent / "benchmarks" / "results").glob("*.json")):
+        data = json.loads(file.read_text(encoding="utf-8"))
+        peers = ", ".join(f"{k} {v}" for k, v in data["versions"].items())
+        text += f"## `{data['benchmark']}`\n\n{data['hardware']}, {data['threads']} thread(s), {data['date'][:10]}. {peers}.\n"
+        for case in data["cases"]:
+            text += f"\n**{case['title']}** (minimum of {case['repeats']})\n\n"
+            text += "| | CPU s | x ours | wall s | x ours | peak MB | x ours |\n|---|---|---|---|---|---|---|\n"
+            for row in case["contenders"]:
+                if row["status"] != "ok":
+                    text += f"| {row['name']} | {row['status']} | | | | | |\n"
+                    continue
+                ratio, peak = row["ratios_to_ours"], row["peak_bytes"]
+                heavier = f"{ratio['peak_bytes']:.2f}" if "peak_bytes" in ratio else ""
+                text += (
+                    f"| {row['name']} | {row['cpu_s']:.3f} | {ratio['cpu_s']:.2f} | {row['wall_s']:.3f} "
+                    f"| {ratio['wall_s']:.2f} | {'' if peak is None else f'{peak / 1e6:.0f}'} | {heavier} |\n"
+                )
+        text += "\n"
+    return text
 
 
 def augment_picture() -> None:
@@ -109,8 +140,9 @@ def main() -> None:
     for name, text in EQUATIONS.items():
         equation(name, text)
     (GENERATED / "methods.md").write_text(methods_table(), encoding="utf-8")
+    (GENERATED / "performance.md").write_text(performance_tables(), encoding="utf-8")
     for method in cards():
-        (GENERATED / f"{method}.md").write_text(measured_table(method), encoding="utf-8")
+        (GENERATED / f"{method}.md").write_text(measured_table(method) + all_figures(method), encoding="utf-8")
     augment_picture()
     readme = HERE.parent / "README.md"
     before, rest = readme.read_text(encoding="utf-8").split(START)

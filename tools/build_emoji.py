@@ -59,7 +59,7 @@ TEST_STYLES = ("noto", "noto-v1")
 
 TABLES: dict[str, Any] = tomllib.loads(Path(__file__).with_name("emoji_tables.toml").read_text("utf-8"))
 DROPPED = frozenset(TABLES["base"]["dropped"].split())
-GENDER = frozenset("man woman men women person people man’s woman’s men’s women’s".split())
+GENDER = frozenset(["man", "woman", "men", "women", "person", "people", "man’s", "woman’s", "men’s", "women’s"])
 SUBGROUP_BASE: dict[str, str] = TABLES["base"]["subgroups"]
 SAME = {label: base for base, labels in TABLES["base"]["same"].items() for label in labels}
 CUT = re.compile(r":.*| \(.*| (?:with|without|on|over|at|behind|showing|in|and) .*")

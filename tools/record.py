@@ -16,8 +16,8 @@ from intermodal.train.folder import Run
 def main(folder: str) -> int:
     """Write one entry of ``measured.json``."""
     run = Run(folder)
-    summary, result = run.summary(), run.evaluation("test")
     recipe = run.recipe()
+    summary, result = run.summary(), run.evaluation(recipe.final_split)
     if summary["status"] != "finished":
         print(f"{folder} is not finished: nothing recorded.", file=sys.stderr)
         return 2
@@ -32,7 +32,7 @@ def main(folder: str) -> int:
         "value": round(value, 4),
         "baseline": round(result.metrics[f"chance_{name}"], 4),
         "metrics": {k: round(v, 4) for k, v in result.metrics.items()},
-        "split": f"{summary['data'].split(' (')[0]}, test",
+        "split": f"{summary['data'].split(' (')[0]}, {recipe.final_split}",
         "date": summary["date"],
         "hardware": summary["hardware"],
         "minutes": round(summary["seconds"] / 60, 2),

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from intermodal.core.errors import DataError
-from intermodal.data.tokenizers import BOS, EOS, train_bpe
+from intermodal.data.tokenizers import BOS, EOS, special_ids, train_bpe, train_words
 
 TEXTS = ["a red square", "a blue square", "a red circle"] * 5
 TOKENIZER = train_bpe(TEXTS, 290)
@@ -34,3 +34,20 @@ def test_bad_input():
         train_bpe(TEXTS, 257)
     with pytest.raises(DataError, match="no text"):
         train_bpe(["", "  "], 300)
+
+
+def test_words_are_kept_whole_and_unknown_ones_left_out():
+    tokenizer = train_words(["a red square, don't", "a cold drink"], 100)
+    encoding = tokenizer.encode("a giraffe, cold; don't redden a-b!")
+    assert encoding.tokens == [BOS, "▁a", "▁cold", "▁don't", EOS]
+    assert tokenizer.encode("zebra").tokens == [BOS, EOS]
+    assert special_ids(tokenizer) == (encoding.ids[0], encoding.ids[-1])
+    again = type(tokenizer).from_str(tokenizer.to_str())
+    assert again.encode("a cold square").ids == tokenizer.encode("a cold square").ids
+
+
+def test_the_most_frequent_words_are_kept():
+    tokenizer = train_words(["b a a", "c a b"], 4)
+    assert tokenizer.get_vocab().keys() == {BOS, EOS, "▁a", "▁b"}
+    with pytest.raises(DataError, match="no word"):
+        train_words([" ", "!?"], 100)

@@ -78,7 +78,9 @@ def test_variants_of_gender_role_flag_keycap_and_clock_share_their_base(
     assert [tool.base_concept(label, subgroup) for label, subgroup in members] == [base] * len(members)
 
 
-@pytest.mark.parametrize(("label", "subgroup"), [("red heart", "heart"), ("dog face", "animal-mammal"), ("up arrow", "arrow")])
+@pytest.mark.parametrize(
+    ("label", "subgroup"), [("red heart", "heart"), ("dog face", "animal-mammal"), ("up arrow", "arrow")]
+)
 def test_any_other_concept_is_its_own_base(label: str, subgroup: str) -> None:
     assert tool.base_concept(label, subgroup) == label
     assert tool.family(label, subgroup) != label

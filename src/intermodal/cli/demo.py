@@ -10,7 +10,7 @@ from typing import Annotated
 import tyro
 
 from intermodal.cli import studio
-from intermodal.cli.common import errors, output, parse
+from intermodal.cli.common import errors, output, parse, progress
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,9 +49,10 @@ def run(argv: Sequence[str]) -> int:
     folder = Run(arguments.run)
     fit(recipe.smoke() if arguments.smoke else recipe, folder, evaluate=False)
     report = folder.path / "report.html"
-    if not (folder.path / "evaluation" / "test").exists() or not report.exists():
+    if not (folder.path / "evaluation" / recipe.final_split).exists() or not report.exists():
         errors().print("2/3  Judging it on 300 concepts and two artists' styles that it has never seen (a minute) ...")
-        judge(folder, "test")
+        with progress() as stage:
+            judge(folder, recipe.final_split, stage, lambda text: errors().print(text, markup=False))
     errors().print("3/3  Opening the page to search with ...", markup=False)
     output().print(f"Report: {report.resolve()}", markup=False, soft_wrap=True)
     if not arguments.serve:

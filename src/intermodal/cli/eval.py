@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
-
-import tyro
 
 from intermodal.cli.common import (
     Model,
@@ -29,13 +26,13 @@ class Arguments(OnDevice):
 
     Attributes:
         model: a run, a checkpoint, a published folder or a hub id.
-        split: validation, test, or another that the data has.
+        split: validation, test, or another that the data has; by default the recipe's final one.
         data: judge on this instead: a folder or file, hub:owner/name, or a known set.
         json: print the figures as JSON.
     """
 
     model: Model
-    split: Annotated[str, tyro.conf.arg(metavar="SPLIT")] = "test"
+    split: OptionalText = None
     data: OptionalText = None
     json: bool = False
 
@@ -55,10 +52,11 @@ def run(argv: Sequence[str]) -> int:
         recipe = folder.recipe() if is_run else get_recipe(session.card.recipes[0])
         if arguments.data is not None:
             recipe = recipe.on(source_named(arguments.data))
-        result = recipe.evaluate(session.model, arguments.split, report)
+        split = arguments.split or recipe.final_split
+        result = recipe.evaluate(session.model, split, report)
         page = None
         if is_run:
-            name = arguments.split if arguments.data is None else f"{arguments.split}-{Path(arguments.data).name}"
+            name = split if arguments.data is None else f"{split}-{Path(arguments.data).name}"
             save(result, folder.path / "evaluation" / name.replace(":", "-"))
             report("writing the report", 0.0)
             page = build_report(folder.path)

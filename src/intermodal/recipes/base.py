@@ -108,6 +108,7 @@ class Recipe(Config):
         augment: random changes of the training pictures; None for none.
         optim: the optimiser.
         train: the budget.
+        final_split: what the trained model is judged on in the end; data without a test split has ``validation``.
         expect: what it reaches.
     """
 
@@ -117,6 +118,7 @@ class Recipe(Config):
     augment: ImageAugment | None = None
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
+    final_split: str = "test"
     expect: tuple[Expect, ...] = ()
 
     def build(self) -> Method:
@@ -124,7 +126,7 @@ class Recipe(Config):
         raise ConfigError(f"The recipe {self.name!r} does not say how its method is built.")
 
     def evaluate(self, method: Method, split: str, progress: Progress) -> Evaluation:
-        """Judge a trained method on a split (``validation`` is the quick one, while training; ``test`` the full one)."""
+        """Judge a trained method on a split: in full on ``final_split``, quickly on another while training."""
         raise ConfigError(f"The recipe {self.name!r} does not say how its method is judged.")
 
     def smoke(self) -> Self:

@@ -79,8 +79,7 @@ class CLIPRecipe(Recipe):
             text__eos_id=eos,
             text__pad_id=pad,
         )
-        size = model.image.image_size
-        image = ImageProcessor(size=(size, size) if isinstance(size, int) else size, resize=self.resize)
+        image = ImageProcessor(size=_sides(model.image.image_size), resize=self.resize)
         torch.manual_seed(self.train.seed)
         return CLIP(model, {"image": image, "text": text})
 
@@ -89,7 +88,16 @@ class CLIPRecipe(Recipe):
         assert isinstance(method, CLIP)
         if isinstance(self.source, EmojiSource):
             return evaluate_on_emoji(method, self.source, split, progress)
-        return evaluate_on_pairs(method, self.source, split, progress)
+        return evaluate_on_pairs(method, self.source, split, progress, full=split == self.final_split)
+
+    def on(self, source: SourceConfig) -> Self:
+        """Return the recipe on other data: 64 pixels, a BPE, two text blocks; photographs and sentences hold more."""
+        if isinstance(source, EmojiSource):
+            return super().on(source)
+        size = max(64, *_sides(self.model.image.image_size))
+        return (
+            super().on(source).replace(model__image__image_size=size, model__text__depth=2, tokenizer=TokenizerConfig())
+        )
 
     def smoke(self) -> Self:
         """Return the same path with towers and a budget that take seconds."""
@@ -111,6 +119,10 @@ class CLIPRecipe(Recipe):
         )
 
 
+def _sides(size: int | tuple[int, int]) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else size
+
+
 def clip() -> CLIPRecipe:
     """CLIP on the shipped emoji set.
 
@@ -120,12 +132,12 @@ def clip() -> CLIPRecipe:
         name="clip",
         source=EmojiSource(unit="concept"),
         model=CLIPConfig(
-            image=ResNetConfig(image_size=32, layers=(1, 1, 1, 1), width=32, heads=16, output_dim=256),
+            image=ResNetConfig(image_size=64, layers=(1, 1, 1, 1), width=32, heads=16, output_dim=256),
             text=TextConfig(
                 vocab_size=4096,
                 context_length=24,
                 width=128,
-                depth=1,
+                depth=0,
                 heads=2,
                 activation="gelu",
                 eos_id=1,
@@ -141,7 +153,7 @@ def clip() -> CLIPRecipe:
             rotate=6, scale=(0.92, 1.06), translate=0.03, brightness=0.08, contrast=0.12, saturation=0.16, grey=0.04
         ),
         optim=OptimConfig(lr=2e-3, weight_decay=0.2, warmup=100, ema=0.99),
-        train=TrainConfig(steps=1500, batch_size=256, precision="bf16", workers=1, log_every=20, eval_every=500),
+        train=TrainConfig(steps=700, batch_size=256, precision="bf16", workers=1, log_every=20, eval_every=350),
     )
 
 
@@ -150,7 +162,10 @@ def clip_photos() -> CLIPRecipe:
 
     ``intermodal train clip-photos``
     """
-    return clip().replace(name="clip-photos", source=Flickr8kSource(), model__image__image_size=96)
+    recipe = clip().on(Flickr8kSource())
+    return recipe.replace(
+        name="clip-photos", final_split="validation", augment=ImageAugment(flip=0.5, scale=(1.0, 1.3))
+    )
 
 
 def siglip() -> CLIPRecipe:

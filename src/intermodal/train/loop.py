@@ -176,9 +176,7 @@ class Trainer:
             group["lr"] = rate
         device, processors = self.accelerator.device, self.method.processors
         tensors = {k: processors[k].prepare(v.to(device, non_blocking=True)) for k, v in batch.tensors.items()}
-        tensors = {
-            k: v.contiguous(memory_format=torch.channels_last) if v.ndim == 4 else v for k, v in tensors.items()
-        }
+        tensors = {k: v.contiguous(memory_format=torch.channels_last) if v.ndim == 4 else v for k, v in tensors.items()}
         figures: dict[str, Tensor] = {}
         for part in split_batch(tensors, self.config.accumulate):
             with self.accelerator.accumulate(self.model):

@@ -30,7 +30,7 @@ def fit(
     quiet: bool = False,
     **overrides: Any,
 ) -> Run:
-    """Train a recipe, judge it on its test split and write the report.
+    """Train a recipe, judge it on its final split and write the report.
 
     Args:
         recipe: a recipe, or the name of one.
@@ -61,7 +61,7 @@ def fit(
     run = trainer.run
     finished = trainer.fit()
     if finished and evaluate and trainer.is_main:
-        judge(run, "test", trainer.progress.stage, trainer.progress.say)
+        judge(run, recipe.final_split, trainer.progress.stage, trainer.progress.say)
     return run
 
 
