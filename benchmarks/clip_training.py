@@ -58,7 +58,7 @@ def ours(resnet: bool) -> tuple[nn.Module, Loss]:
     """Our CLIP, with the ViT or the ResNet tower."""
     tower: Any = ViTConfig(image_size=IMAGE, patch_size=PATCH, width=WIDTH, depth=DEPTH, heads=HEADS, activation="gelu")
     if resnet:
-        tower = ResNetConfig(image_size=IMAGE, heads=HEADS, output_dim=WIDTH, **RESNET)
+        tower = ResNetConfig(image_size=IMAGE, heads=RESNET["width"] // 2, output_dim=WIDTH, **RESNET)  # heads of 64
     config = CLIPConfig(
         image=tower,
         text=TextConfig(
@@ -82,12 +82,10 @@ def ours(resnet: bool) -> tuple[nn.Module, Loss]:
 
 def with_transformers() -> tuple[nn.Module, Loss]:
     """The same towers as transformers' CLIPModel."""
-    from transformers import CLIPConfig as Config
-    from transformers import CLIPModel
-
+    transformers: Any = harness.import_beside_torchvision("transformers")
     shared = {"hidden_size": WIDTH, "intermediate_size": 4 * WIDTH, "num_attention_heads": HEADS, "hidden_act": "gelu"}
-    module = CLIPModel(
-        Config(
+    module = transformers.CLIPModel(
+        transformers.CLIPConfig(
             vision_config={**shared, "num_hidden_layers": DEPTH, "image_size": IMAGE, "patch_size": PATCH},
             text_config={
                 **shared,

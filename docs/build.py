@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import sys
 from pathlib import Path
 
 import matplotlib
@@ -15,10 +16,13 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import torch
+from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 from PIL import Image
 
 from intermodal.core.registry import cards
 from intermodal.data.emoji import EmojiSource
+from intermodal.evaluate.result import Heatmap
+from intermodal.evaluate.result import load as load_evaluation
 from intermodal.recipes import get_recipe
 from intermodal.recipes.measured import in_words, measured
 
@@ -100,7 +104,8 @@ def performance_tables() -> str:
     for file in sorted((HERE.parent / "benchmarks" / "results").glob("*.json")):
         data = json.loads(file.read_text(encoding="utf-8"))
         peers = ", ".join(f"{k} {v}" for k, v in data["versions"].items())
-        text += f"## `{data['benchmark']}`\n\n{data['hardware']}, {data['threads']} thread(s), {data['date'][:10]}. {peers}.\n"
+        where = f"{data['hardware']}, {data['threads']} thread(s), {data['date'][:10]}"
+        text += f"## `{data['benchmark']}`\n\n{where}. {peers}.\n"
         for case in data["cases"]:
             text += f"\n**{case['title']}** (minimum of {case['repeats']})\n\n"
             text += "| | CPU s | x ours | wall s | x ours | peak MB | x ours |\n|---|---|---|---|---|---|---|\n"
@@ -133,10 +138,34 @@ def augment_picture() -> None:
     Image.fromarray(array).save(IMAGES / "augment.png", optimize=True)
 
 
+def similarity_picture(run: Path) -> None:
+    """Draw the similarities of held-out pictures and texts that a run's evaluation holds."""
+    panel = next(p for p in load_evaluation(run / "evaluation" / "test").panels if isinstance(p, Heatmap))
+    figure, axes = plt.subplots(figsize=(9, 9))
+    axes.imshow(panel.values, cmap="viridis")
+    axes.set_xticks(range(len(panel.columns)), [_short(item.text) for item in panel.columns], rotation=90, fontsize=7)
+    axes.set_yticks(range(len(panel.rows)), [""] * len(panel.rows))
+    for place, item in enumerate(panel.rows):
+        if item.image is not None:
+            axes.add_artist(
+                AnnotationBbox(OffsetImage(item.image, zoom=0.3), (-1.1, place), frameon=False, annotation_clip=False)
+            )
+    axes.tick_params(length=0)
+    figure.tight_layout()
+    figure.savefig(IMAGES / "clip-similarity.png", dpi=80)
+    plt.close(figure)
+
+
+def _short(text: str, most: int = 24) -> str:
+    return text if len(text) <= most else f"{text[:most]}…"
+
+
 def main() -> None:
-    """Write everything."""
+    """Write everything; a run given as argument draws the pictures of results anew."""
     GENERATED.mkdir(exist_ok=True)
     IMAGES.mkdir(exist_ok=True)
+    if len(sys.argv) > 1:
+        similarity_picture(Path(sys.argv[1]))
     for name, text in EQUATIONS.items():
         equation(name, text)
     (GENERATED / "methods.md").write_text(methods_table(), encoding="utf-8")

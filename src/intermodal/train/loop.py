@@ -93,7 +93,8 @@ class Trainer:
             rank=self.accelerator.process_index,
             world=self.accelerator.num_processes,
         )
-        self.method.to(device, memory_format=torch.channels_last)  # what convolutions are fastest in, on CPU and GPU
+        self.method.to(device)
+        self.method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # fastest for convolutions
         optimizer = build_optimizer(self.method, recipe.optim)
         self.model, self.optimizer = self.accelerator.prepare(self.method, optimizer)
         if self.config.compile:
