@@ -53,7 +53,7 @@ bench: $(VENV)/.dev  ## benchmarks side by side with their peers; BENCH="name ..
 
 docs: $(VENV)/.docs  ## build the handbook into site/ and check its links
 	@$(BIN)/python docs/build.py
-	@$(BIN)/mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "The handbook is in site/index.html"
 
 emoji: $(VENV)/.base  ## build the emoji set anew (needs npm)

@@ -30,7 +30,7 @@ def test_search_in_a_folder(cli: Cli, model: Path, pictures: Path, small_clip: C
 
 def test_search_among_held_out_pictures(cli: Cli, model: Path) -> None:
     ran = cli("search", model, "something cold to eat", "-k", 4, "--json")
-    pictures = EmojiSource(unit="picture").open("test")
+    pictures = EmojiSource(unit="picture").open("unseen")
     names = {pictures.sample_name(row) for row in range(len(pictures))}
     hits = json.loads(ran.out)
     assert len(hits) == 4 and {hit["path"] for hit in hits} <= names and all(hit["caption"] for hit in hits)

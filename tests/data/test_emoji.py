@@ -47,5 +47,15 @@ def test_full_text_does_not_repeat_the_name():
 
 
 def test_unknown_split():
-    with pytest.raises(DataError, match="train, validation, test, style"):
+    with pytest.raises(DataError, match="train, validation, test, style, unseen"):
         EmojiSource().open("dev")
+
+
+def test_unseen_is_all_that_training_never_saw_of_concept_or_style():
+    source = EmojiSource(unit="picture")
+    unseen = source.open("unseen").rows
+    assert all(row["concept_split"] == "test" or row["style_split"] == "test" for row in unseen)
+    both = sum(row["concept_split"] == "test" and row["style_split"] == "test" for row in unseen)
+    held_out_styles = sum(row["style_split"] == "test" for row in unseen)
+    assert len(unseen) == len(source.open("test")) + held_out_styles
+    assert 0 < both < held_out_styles

@@ -38,7 +38,7 @@ def test_held_out_of_the_emoji_set_are_all_pictures_of_its_test_split(
     small_clip: CLIP, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("INTERMODAL_CACHE", str(tmp_path))
-    pictures = EmojiSource(unit="picture").open("test")
+    pictures = EmojiSource(unit="picture").open("unseen")
     said: list[str] = []
     first = held_out(small_clip, EmojiSource(unit="concept"), stamp(small_clip), lambda what, _: said.append(what))
     assert len(first) == len(pictures) and said

@@ -24,7 +24,7 @@ from intermodal.core.fields import Field
 from intermodal.data.images import open_image
 from intermodal.data.source import Sample, Source, SourceConfig
 
-SPLITS = ("train", "validation", "test", "style")
+SPLITS = ("train", "validation", "test", "style", "unseen")
 
 
 @cache
@@ -55,7 +55,11 @@ class EmojiSource(SourceConfig):
     part: float = 0.4
 
     def open(self, split: str) -> EmojiPictures:
-        """Open ``train``, ``validation``, ``test`` (held-out concepts) or ``style`` (held-out styles)."""
+        """Open a split.
+
+        ``train``, ``validation``, ``test`` (held-out concepts), ``style`` (held-out styles), or ``unseen``: all pictures of
+        a held-out concept or in a held-out style, which is what a search shows.
+        """
         if split not in SPLITS:
             raise DataError(f"The emoji set has the splits {', '.join(SPLITS)}; found {split!r}.")
         return EmojiPictures(self, split)
@@ -78,8 +82,7 @@ class EmojiPictures(Source):
     def __init__(self, config: EmojiSource, split: str) -> None:
         table = emoji_table()
         concept, style = table["concept_split"].to_pylist(), table["style_split"].to_pylist()
-        wanted = ("train", "test") if split == "style" else (split, "train")
-        keep = [i for i, pair in enumerate(zip(concept, style, strict=True)) if pair == wanted]
+        keep = [i for i, (c, s) in enumerate(zip(concept, style, strict=True)) if _belongs(split, c, s)]
         taken = table.take(keep)
         self.name = f"emoji ({split})"
         self.config = config
@@ -124,6 +127,12 @@ class EmojiPictures(Source):
 
     def _row_name(self, row: int) -> str:
         return f"emoji {self.rows[row]['name']!r} in style {self.rows[row]['style']}"
+
+
+def _belongs(split: str, concept_split: str, style_split: str) -> bool:
+    if split == "unseen":
+        return concept_split == "test" or style_split == "test"
+    return (concept_split, style_split) == (("train", "test") if split == "style" else (split, "train"))
 
 
 def full_text(name: str, keywords: list[str]) -> str:

@@ -41,7 +41,7 @@ def source_of(run: str | Path) -> SourceConfig:
 
 
 def held_out(model: Method, source: SourceConfig, made_by: ModelStamp, progress: Progress = silent) -> MemoryIndex:
-    """Embed the held-out pictures: the emoji set's test split, or another source's validation split.
+    """Embed the held-out pictures: the emoji set's held-out concepts and styles, or another source's validation split.
 
     The vectors of the shipped emoji set are kept in the user's cache folder, by the model's stamp.
 
@@ -51,7 +51,7 @@ def held_out(model: Method, source: SourceConfig, made_by: ModelStamp, progress:
     """
     embedder = embeds(model, "image", "A search")
     shipped = isinstance(source, EmojiSource)
-    pictures = (EmojiSource(unit="picture") if shipped else source).open("test" if shipped else "validation")
+    pictures = (EmojiSource(unit="picture") if shipped else source).open("unseen" if shipped else "validation")
     cached = _cache_file(made_by, pictures) if shipped else None
     vectors = None if cached is None else _read_cache(cached, (len(pictures), made_by.dim))
     rows = list(range(len(pictures)))

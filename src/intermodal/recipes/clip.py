@@ -25,7 +25,7 @@ from intermodal.methods.contrastive.clip import CLIP, CLIPConfig
 from intermodal.nn.resnet import ResNetConfig
 from intermodal.nn.text import TextConfig
 from intermodal.nn.vit import ViTConfig
-from intermodal.recipes.base import OptimConfig, Recipe, TrainConfig
+from intermodal.recipes.base import Expect, OptimConfig, Recipe, TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True)
