@@ -85,7 +85,7 @@ def test_mistakes_name_the_nearest(cli: Cli, fitted: list[Any], words: tuple[str
 def test_help_shows_the_fields_of_the_recipe(cli: Cli, fitted: list[Any]) -> None:
     ran = cli("train", "clip", "--help")
     assert ran.code == 0 and "--data" in ran.out and "--model.image.width" in ran.out and not fitted
-    assert "--model.image.depth" in ran.out and "--model.image.depth" not in cli("train", "--help").out
+    assert "--model.text.depth" in ran.out and "--model.text.depth" not in cli("train", "--help").out
 
 
 def test_a_persons_folder_from_training_to_search(cli: Cli, pictures: Path) -> None:

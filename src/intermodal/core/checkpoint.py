@@ -1,7 +1,7 @@
 """Checkpoint folders: safetensors and JSON, nothing else.
 
-A folder holds ``intermodal.json`` (format version, method, configuration, processors, a SHA-256 of the weights' header),
-``model.safetensors``, and the assets of the processors. Reading is strict, writing is atomic, pickles are refused.
+A folder holds ``intermodal.json`` (format version, method, configuration, processors), ``model.safetensors``, and
+the assets of the processors. Reading is strict, writing is atomic, pickles are refused.
 """
 
 from __future__ import annotations
