@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
-
-import tyro
 
 from intermodal.cli import studio
-from intermodal.cli.common import errors, output, parse, progress
+from intermodal.cli.common import OptionalPath, errors, output, parse, progress
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,14 +17,14 @@ class Arguments:
     Started again, it goes on where it was, or opens the page at once if all is done.
 
     Attributes:
-        run: the folder of the run.
+        run: the folder of the run; runs/demo by default (runs/demo-smoke with --smoke).
         smoke: the same path in seconds, too short to learn much.
         serve: open the page at the end; without it the command ends with the report.
         port: the port of the page.
         open: open the page in the browser.
     """
 
-    run: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("runs/demo")
+    run: OptionalPath = None
     smoke: bool = False
     serve: bool = True
     port: int = 7860
@@ -46,7 +43,7 @@ def run(argv: Sequence[str]) -> int:
     if recipe.expect and not arguments.smoke:
         known = recipe.expect[0]
         errors().print(f"     It took {known.minutes:.0f} minutes on {known.hardware}.", markup=False)
-    folder = Run(arguments.run)
+    folder = Run(arguments.run or Path("runs/demo-smoke" if arguments.smoke else "runs/demo"))
     fit(recipe.smoke() if arguments.smoke else recipe, folder, evaluate=False)
     report = folder.path / "report.html"
     if not (folder.path / "evaluation" / recipe.final_split).exists() or not report.exists():
@@ -57,5 +54,5 @@ def run(argv: Sequence[str]) -> int:
     output().print(f"Report: {report.resolve()}", markup=False, soft_wrap=True)
     if not arguments.serve:
         return 0
-    page = [str(arguments.run), "--port", str(arguments.port), "--open" if arguments.open else "--no-open"]
+    page = [str(folder.path), "--port", str(arguments.port), "--open" if arguments.open else "--no-open"]
     return studio.run(page)
