@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 
 from intermodal.core.errors import DataError
-from intermodal.data.emoji import EmojiSource
 from intermodal.evaluate.emoji import evaluate_on_emoji
 from intermodal.evaluate.result import Bars, Gallery, Heatmap, Table, load, save
 
@@ -11,7 +10,7 @@ OWN = [f"concept_{way}_r{k}" for way in ("t2i", "i2t") for k in (1, 5, 10)]
 
 @pytest.mark.usefixtures("small_set")
 def test_a_perfect_embedder_is_always_right(embedders, progress):
-    result = evaluate_on_emoji(embedders["perfect"], EmojiSource(), "test", progress)
+    result = evaluate_on_emoji(embedders["perfect"], "test", progress)
     m = result.metrics
     assert next(iter(m)) == "concept_r10"
     more = ["concept_mean_r10", "concept_strange_r10"]
@@ -27,7 +26,7 @@ def test_a_perfect_embedder_is_always_right(embedders, progress):
 
 @pytest.mark.usefixtures("small_set")
 def test_a_constant_embedder_is_chance(embedders, progress):
-    m = evaluate_on_emoji(embedders["constant"], EmojiSource(), "test", progress).metrics
+    m = evaluate_on_emoji(embedders["constant"], "test", progress).metrics
     for name in [
         *OWN,
         "concept_r10",
@@ -50,7 +49,7 @@ def test_a_constant_embedder_is_chance(embedders, progress):
 
 @pytest.mark.usefixtures("small_set")
 def test_a_random_embedder_is_near_chance_and_baselines_stand_beside(embedders, progress):
-    m = evaluate_on_emoji(embedders["random"], EmojiSource(), "test", progress).metrics
+    m = evaluate_on_emoji(embedders["random"], "test", progress).metrics
     assert abs(m["concept_r10"] - m["chance_concept_r10"]) < 0.15
     assert m["style_top1"] < 0.1
     for who in ("pixels_", "colours_", "chance_"):
@@ -71,7 +70,7 @@ def test_a_random_embedder_is_near_chance_and_baselines_stand_beside(embedders, 
 
 @pytest.mark.usefixtures("small_set")
 def test_the_quick_one_has_the_same_names_and_no_panels(embedders, progress):
-    quick = evaluate_on_emoji(embedders["perfect"], EmojiSource(), "validation", progress)
+    quick = evaluate_on_emoji(embedders["perfect"], "validation", progress)
     assert quick.panels == [] and quick.headline is None and quick.split == "validation"
     assert quick.metrics["concept_r10"] == quick.metrics["style_top1"] == 1.0
     assert not any(name.startswith(("pixels_", "colours_")) for name in quick.metrics)
@@ -81,7 +80,7 @@ def test_the_quick_one_has_the_same_names_and_no_panels(embedders, progress):
 
 @pytest.mark.usefixtures("small_set")
 def test_panels_survive_the_disk_and_mark_what_is_right(embedders, progress, tmp_path):
-    result = evaluate_on_emoji(embedders["random"], EmojiSource(), "test", progress)
+    result = evaluate_on_emoji(embedders["random"], "test", progress)
     kinds = {type(panel) for panel in result.panels}
     assert kinds == {Gallery, Heatmap, Table, Bars}
     save(result, tmp_path / "test")
@@ -101,7 +100,7 @@ def test_panels_survive_the_disk_and_mark_what_is_right(embedders, progress, tmp
 
 @pytest.mark.usefixtures("small_set")
 def test_the_same_twice_is_the_same(embedders, progress):
-    a, b = (evaluate_on_emoji(embedders["random"], EmojiSource(), "test", progress) for _ in range(2))
+    a, b = (evaluate_on_emoji(embedders["random"], "test", progress) for _ in range(2))
     assert a.metrics == b.metrics
     for one, two in zip(a.panels, b.panels, strict=True):
         if isinstance(one, Heatmap):
@@ -110,11 +109,11 @@ def test_the_same_twice_is_the_same(embedders, progress):
 
 def test_another_split_is_refused(embedders, progress):
     with pytest.raises(DataError, match="not 'style'"):
-        evaluate_on_emoji(embedders["constant"], EmojiSource(), "style", progress)
+        evaluate_on_emoji(embedders["constant"], "style", progress)
 
 
 def test_on_the_shipped_set_a_constant_embedder_is_chance(embedders, progress):
-    m = evaluate_on_emoji(embedders["constant"], EmojiSource(), "validation", progress).metrics
+    m = evaluate_on_emoji(embedders["constant"], "validation", progress).metrics
     assert m["chance_concept_i2t_r10"] == pytest.approx(10 / 150)
     assert m["concept_r10"] == pytest.approx(m["chance_concept_r10"])
     assert m["style_top1"] == pytest.approx(m["chance_style_top1"])
@@ -132,5 +131,5 @@ def test_concepts_without_a_relative_are_judged_apart(embedders, progress):
                     row[:] = np.roll(row, 12)
             return out
 
-    m = evaluate_on_emoji(Half(), EmojiSource(), "test", progress).metrics
+    m = evaluate_on_emoji(Half(), "test", progress).metrics
     assert m["concept_strange_r10"] < m["concept_r10"] < 1

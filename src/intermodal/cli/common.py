@@ -21,7 +21,7 @@ from intermodal.core.config import suggestion
 from intermodal.core.errors import ConfigError, IntermodalError
 
 if TYPE_CHECKING:
-    from intermodal.data.source import SourceConfig, Unreadable
+    from intermodal.data.source import Unreadable
     from intermodal.index.session import Session
 
 T = TypeVar("T")
@@ -32,7 +32,6 @@ Model = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
 OptionalPath = Annotated[Path | None, tyro.conf.arg(metavar="PATH")]
 OptionalText = Annotated[str | None, tyro.conf.arg(metavar="TEXT")]
 
-EMOJI = "emoji"
 """The set that the library ships, beside those of the catalog."""
 
 PLAIN_SECONDS = 10.0
@@ -172,30 +171,6 @@ def pick_device(name: str) -> str:
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(f"There is no device {name!r} here: {str(error).splitlines()[0]}") from error
     return name
-
-
-def source_named(data: str) -> SourceConfig:
-    """Return the source that ``--data`` names: a folder or file, ``hub:owner/name``, or a known set.
-
-    Raises:
-        DataError: if it is none of these.
-    """
-    from intermodal.core.errors import DataError
-    from intermodal.data import catalog
-    from intermodal.data.emoji import EmojiSource
-    from intermodal.data.folder import HUB, FolderSource
-
-    if data == EMOJI:
-        return EmojiSource(unit="picture")
-    if data.startswith(HUB) or Path(data).exists():
-        return FolderSource(path=Path(data))
-    if data in catalog.CATALOG:
-        return FolderSource(path=catalog.find(data))
-    known = ", ".join([EMOJI, *catalog.CATALOG])
-    raise DataError(
-        f"There is no file or folder {data}, and no known set of that name ({known}); a set on the hub is "
-        "written hub:owner/name."
-    )
 
 
 def show_unreadable(unreadable: Sequence[Unreadable], most: int = 10) -> None:

@@ -45,6 +45,8 @@ def run(argv: Sequence[str]) -> int:
         errors().print(f"     It took {known.minutes:.0f} minutes on {known.hardware}.", markup=False)
     folder = Run(arguments.run or Path("runs/demo-smoke" if arguments.smoke else "runs/demo"))
     fit(recipe.smoke() if arguments.smoke else recipe, folder, evaluate=False)
+    if folder.summary()["status"] != "finished":  # a SIGTERM ended it early: the same command goes on
+        return 0
     report = folder.path / "report.html"
     if not (folder.path / "evaluation" / recipe.final_split).exists() or not report.exists():
         errors().print("2/3  Judging it on 300 concepts and two artists' styles that it has never seen (a minute) ...")

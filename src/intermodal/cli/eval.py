@@ -16,7 +16,6 @@ from intermodal.cli.common import (
     print_json,
     print_metrics,
     progress,
-    source_named,
 )
 
 
@@ -42,6 +41,7 @@ def run(argv: Sequence[str]) -> int:
     arguments = parse(Arguments, argv, "eval")
     with progress() as report:
         session = open_session(arguments.model, arguments.device, report)
+        from intermodal.data.named import source_named
         from intermodal.evaluate.result import save
         from intermodal.recipes import get_recipe
         from intermodal.report.build import build_report

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from intermodal.cli.common import open_session, output, parse, print_json, print_metrics, progress, source_named
+from intermodal.cli.common import open_session, output, parse, print_json, print_metrics, progress
 from intermodal.core.checkpoint import MANIFEST
 from intermodal.core.errors import DataError
 from intermodal.core.files import read_json
@@ -104,6 +104,8 @@ def _processor(processor: Any) -> str:
 def _data(path: str) -> dict[str, Any]:
     with progress() as report:
         report(f"reading {path}", 0.0)
+        from intermodal.data.named import source_named
+
         source = source_named(path)
         facts: dict[str, Any] = {"splits": {}, "fields": {}}
         problem: DataError | None = None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from intermodal.cli.common import OptionalPath, OptionalText, errors, parse_known, refuse, source_named
+from intermodal.cli.common import OptionalPath, OptionalText, errors, parse_known, refuse
 from intermodal.cli.options import options_of, override_flags
 from intermodal.core.config import suggestion
 from intermodal.core.errors import ConfigError
@@ -81,7 +81,11 @@ def resolve(arguments: Arguments) -> Recipe:
     recipe = named(arguments.recipe)
     if arguments.smoke:
         recipe = recipe.smoke()
-    return recipe if arguments.data is None else recipe.on(source_named(arguments.data))
+    if arguments.data is None:
+        return recipe
+    from intermodal.data.named import source_named
+
+    return recipe.on(source_named(arguments.data))
 
 
 def named(name: str) -> Recipe:

@@ -36,7 +36,6 @@ import torch
 from intermodal.core.capabilities import Embeds
 from intermodal.core.errors import DataError
 from intermodal.core.progress import Progress
-from intermodal.data.emoji import EmojiSource
 from intermodal.evaluate.baselines import ColourWords, PixelNeighbours, Words, colour_features, raw_pixels
 from intermodal.evaluate.emoji_set import EmojiPart, all_concepts, group_prompt, prompts_of, text_of
 from intermodal.evaluate.encoding import (
@@ -89,12 +88,11 @@ class EmojiJudgement:
     by_group: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
-def evaluate_on_emoji(method: Embeds, source_config: EmojiSource, split: str, progress: Progress) -> Evaluation:
+def evaluate_on_emoji(method: Embeds, split: str, progress: Progress) -> Evaluation:
     """Judge a method on the emoji set.
 
     Args:
         method: embeds ``"image"`` and ``"text"``.
-        source_config: the set.
         split: ``test``: everything, with baselines and panels. ``validation``: the validation concepts, and
             an eighth of the pictures in the held-out styles (part of the test: watch that figure, do not
             choose by it); no panels.

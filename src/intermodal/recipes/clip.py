@@ -88,7 +88,7 @@ class CLIPRecipe(Recipe):
         """Judge by retrieval both ways, and on the emoji set by zero-shot naming of held-out styles too."""
         assert isinstance(method, CLIP)
         if isinstance(self.source, EmojiSource):
-            return evaluate_on_emoji(method, self.source, split, progress)
+            return evaluate_on_emoji(method, split, progress)
         return evaluate_on_pairs(method, self.source, split, progress, full=split == self.final_split)
 
     def on(self, source: SourceConfig) -> Self:

@@ -10,6 +10,7 @@ from typing import Any
 from intermodal.core.errors import ConfigError
 from intermodal.core.progress import Progress, silent
 from intermodal.core.version import __version__
+from intermodal.data.named import source_named
 from intermodal.data.source import SourceConfig
 from intermodal.evaluate.result import save as save_evaluation
 from intermodal.recipes import get_recipe
@@ -35,7 +36,7 @@ def fit(
     Args:
         recipe: a recipe, or the name of one.
         run: the run's folder; a new one under ``runs/`` by default.
-        data: train on this instead of the recipe's own data: a folder, a file or a source's configuration.
+        data: train on this instead of the recipe's own data: what ``--data`` takes, or a source's configuration.
         resume: go on from the newest checkpoint if the folder has one.
         evaluate: judge the trained model and write the report.
         quiet: print nothing.
@@ -51,7 +52,7 @@ def fit(
     """
     recipe = get_recipe(recipe) if isinstance(recipe, str) else recipe
     if data is not None:
-        recipe = recipe.on(source_at(data))
+        recipe = recipe.on(data if isinstance(data, SourceConfig) else source_named(str(data)))
     if overrides:
         recipe = recipe.replace(**overrides)
     run = run if isinstance(run, Run) else Run(run) if run is not None else Run.new(recipe.name)
@@ -78,10 +79,3 @@ def judge(run: Run, split: str, progress: Progress = silent, say: Callable[[str]
     say(f"Report: {report}")
     say(f"Model:  {run.model_path}   (intermodal {__version__})")
     return report
-
-
-def source_at(data: SourceConfig | str | Path) -> SourceConfig:
-    """Return the source that a person names by a path or a hub id."""
-    from intermodal.data.folder import FolderSource
-
-    return data if isinstance(data, SourceConfig) else FolderSource(path=Path(data))
