@@ -13,7 +13,7 @@ $(VENV)/.base: pyproject.toml constraints.txt
 	@echo "Creating the environment in $(VENV) (about two minutes: torch is the largest part) ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(INSTALL) torch
-	@$(INSTALL) -e ".[studio,api]"
+	@$(INSTALL) -e ".[studio,api,text]"
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.base
@@ -41,7 +41,7 @@ slow: $(VENV)/.dev  ## train the recipes to their expected results (minutes each
 # open_clip, timm and torchvision pull another torch unless they are installed in one command with ours.
 .venv-vision/.done: pyproject.toml constraints.txt
 	@$(PYTHON) -m venv .venv-vision
-	@.venv-vision/bin/python -m pip install --quiet -c constraints.txt torch torchvision==0.28.0 timm==1.0.31 open_clip_torch==3.3.0 transformers pytest pytest-timeout hypothesis
+	@.venv-vision/bin/python -m pip install --quiet -c constraints.txt torch torchvision==0.28.0 timm==1.0.31 open_clip_torch==3.3.0 lightly==1.6.0 pytorch-metric-learning transformers pytest pytest-timeout hypothesis
 	@.venv-vision/bin/python -m pip install --quiet -c constraints.txt -e .
 	@touch $@
 

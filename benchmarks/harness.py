@@ -34,6 +34,10 @@ PACKAGES = (
     "open_clip_torch",
     "timm",
     "torchmetrics",
+    "pytorch-metric-learning",
+    "lightly",
+    "gensim",
+    "numba",
     "intermodal",
 )
 Step = Callable[[], float | None]

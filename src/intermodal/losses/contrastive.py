@@ -22,9 +22,11 @@ from intermodal.losses.distributed import (
     stack_over_ranks,
 )
 from intermodal.losses.tiles import (
+    SAFE_EXPONENT,
     Block,
     Gradients,
     Tile,
+    add_exponentials,
     buffer,
     default_size,
     diagonal,
@@ -33,9 +35,6 @@ from intermodal.losses.tiles import (
     view,
     walk,
 )
-
-SAFE_EXPONENT = 60.0
-"""Exponentials of logits within this bound, and sums of them, neither overflow nor vanish in float32."""
 
 
 def info_nce(
@@ -167,8 +166,8 @@ class _InfoNCE(torch.autograd.Function):
                     column_sum[j] += logits.sum(0)
                 else:
                     shifted = view(scratch, logits.shape)
-                    _add_exponentials(logits, 1, row_max[i], row_sum[i], shifted)
-                    _add_exponentials(logits, 0, column_max[j], column_sum[j], shifted)
+                    add_exponentials(logits, 1, row_max[i], row_sum[i], shifted)
+                    add_exponentials(logits, 0, column_max[j], column_sum[j], shifted)
         if block.gather and is_distributed(block.group):
             maxima, sums = stack_over_ranks(torch.stack((column_max, column_sum)), block.group).unbind(1)
             column_max = maxima.amax(0)
@@ -272,14 +271,6 @@ class _Sigmoid(torch.autograd.Function):
     def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
         grads = [None if g is None else g * grad_loss for g in ctx.saved_tensors[:4]]
         return *grads, None
-
-
-def _add_exponentials(logits_rc: Tensor, dim: int, maximum: Tensor, total: Tensor, scratch: Tensor) -> None:
-    """Extend, in place, ``total`` = sum of exp(logit - maximum) and the running ``maximum`` by a tile."""
-    larger = torch.maximum(maximum, logits_rc.amax(dim))
-    total *= (maximum - larger).exp_()
-    total += torch.sub(logits_rc, larger.unsqueeze(dim), out=scratch).exp_().sum(dim)
-    maximum.copy_(larger)
 
 
 def _largest_norm(features_BD: Tensor, scale: Tensor) -> Tensor:

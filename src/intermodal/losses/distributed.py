@@ -45,7 +45,7 @@ def all_gather_with_grad(tensor_bD: Tensor, group: dist.ProcessGroup | None = No
     """
     if not is_distributed(group):
         return tensor_bD
-    _check_same_shape(tensor_bD, group)
+    check_same_shape(tensor_bD, group)
     gathered: Tensor = _AllGather.apply(tensor_bD, group)
     return gathered
 
@@ -59,6 +59,18 @@ def all_reduce_sum(tensor: Tensor, group: dist.ProcessGroup | None = None) -> Te
     return total
 
 
+def total_over_ranks(part: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
+    """Return the sum over ranks, of which every rank goes on to compute the same loss.
+
+    Backward hands each rank W times the gradient: what DistributedDataParallel averages is then exact. Nothing
+    travels in backward. ``part`` itself without torch.distributed.
+    """
+    if not is_distributed(group):
+        return part
+    total: Tensor = _Total.apply(part, group)
+    return total
+
+
 def stack_over_ranks(tensor: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
     """Return every rank's ``tensor`` stacked, shape ``(W, ...)``, without gradient."""
     tensor = tensor.detach().contiguous()
@@ -68,6 +80,17 @@ def stack_over_ranks(tensor: Tensor, group: dist.ProcessGroup | None = None) -> 
     stacked = tensor.new_empty((world, *tensor.shape))
     dist.all_gather(list(stacked.unbind()), tensor, group=group)
     return stacked
+
+
+class _Total(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, part: Tensor, group: dist.ProcessGroup | None) -> Tensor:
+        ctx.world = dist.get_world_size(group)
+        return all_reduce_sum(part, group)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return grad * ctx.world, None
 
 
 class _AllGather(torch.autograd.Function):
@@ -90,7 +113,8 @@ class _AllGather(torch.autograd.Function):
         return total[rank * ctx.rows : (rank + 1) * ctx.rows], None
 
 
-def _check_same_shape(tensor: Tensor, group: dist.ProcessGroup | None) -> None:
+def check_same_shape(tensor: Tensor, group: dist.ProcessGroup | None = None) -> None:
+    """Raise ValueError on every rank if ranks hold tensors of different shapes; every rank must call."""
     # Ranks may differ in the number of axes, so the shape travels in a fixed number of slots.
     slots = torch.full((8,), -1, dtype=torch.int64, device=tensor.device)
     slots[: tensor.ndim] = torch.tensor(tensor.shape, device=tensor.device)

@@ -20,6 +20,9 @@ CPU_TILE = 1024
 ACCELERATOR_TILE = 4096
 """Rows and columns of a tile elsewhere: 64 MB in float32, enough to keep an accelerator busy."""
 
+SAFE_EXPONENT = 60.0
+"""Exponentials of logits within this bound, and sums of them, neither overflow nor vanish in float32."""
+
 
 @dataclass(frozen=True)
 class Block:
@@ -62,10 +65,10 @@ class Tile:
 def walk(image_bD: Tensor, text_BD: Tensor, scale: Tensor, size: int) -> Iterator[Tile]:
     """Yield every tile, computed in the dtype of ``scale``."""
     memory = buffer(image_bD, text_BD, scale, size)
-    for i in _slices(image_bD.shape[0], size):
+    for i in slices(image_bD.shape[0], size):
         image_rD = image_bD[i].to(scale.dtype)
         scaled_rD = image_rD * scale
-        for j in _slices(text_BD.shape[0], size):
+        for j in slices(text_BD.shape[0], size):
             text_cD = text_BD[j].to(scale.dtype)
             logits = view(memory, torch.Size((len(image_rD), len(text_cD))))
             yield Tile(i, j, torch.mm(scaled_rD, text_cD.t(), out=logits), image_rD, text_cD)
@@ -117,6 +120,14 @@ class Gradients:
         return found[0], found[1], by_scale
 
 
+def add_exponentials(logits_rc: Tensor, dim: int, maximum: Tensor, total: Tensor, scratch: Tensor) -> None:
+    """Extend, in place, ``total`` = sum of exp(logit - maximum) and the running ``maximum`` by a tile."""
+    larger = torch.maximum(maximum, logits_rc.amax(dim))
+    total *= (maximum - larger).exp_()
+    total += torch.sub(logits_rc, larger.unsqueeze(dim), out=scratch).exp_().sum(dim)
+    maximum.copy_(larger)
+
+
 def full_precision(tensor: Tensor) -> AbstractContextManager[object]:
     """Switch autocast off: logits rounded to bfloat16 would be wrong by up to a quarter at a scale of 100."""
     return torch.autocast(tensor.device.type, enabled=False)
@@ -135,9 +146,9 @@ def differentiable_once(backward: Callable[..., tuple[Tensor | None, ...]]) -> C
     """
 
     @functools.wraps(backward)
-    def wrapped(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
+    def wrapped(ctx: Any, grad_loss: Tensor, *others: Tensor) -> tuple[Tensor | None, ...]:
         with torch.no_grad():
-            grads = backward(ctx, grad_loss)
+            grads = backward(ctx, grad_loss, *others)
         if not torch.is_grad_enabled():  # It is with create_graph=True.
             return grads
         inputs = [x for x in (grad_loss, *ctx.saved_tensors) if x is not None and x.requires_grad]
@@ -155,9 +166,10 @@ class _Refusal(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> None:
-        raise RuntimeError("info_nce and sigmoid_loss can be differentiated once: they have no second derivative.")
+        raise RuntimeError("This loss can be differentiated once: it has no second derivative.")
 
 
-def _slices(length: int, step: int) -> Iterator[slice]:
+def slices(length: int, step: int) -> Iterator[slice]:
+    """Yield the slices of ``step`` that make up ``length``; the last may be shorter."""
     for start in range(0, length, step):
         yield slice(start, min(start + step, length))
