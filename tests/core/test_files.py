@@ -70,3 +70,12 @@ def test_read_json_names_the_file(tmp_path):
     (tmp_path / "x.json").write_text('{"a": ')
     with pytest.raises(IntermodalError, match="not valid JSON"):
         read_json(tmp_path / "x.json", "settings")
+
+
+def test_a_folder_where_a_file_should_be_is_one_sentence(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("x")
+    for target in (tmp_path / "folder", tmp_path / "file" / "below"):
+        with pytest.raises(IntermodalError, match="cannot be written"), atomic_file(target) as temporary:
+            temporary.write_text("new")
+    assert (tmp_path / "file").read_text() == "x"

@@ -68,6 +68,17 @@ def test_resume_in_the_middle_of_an_epoch(whole, make_source, processors, worker
     assert equal(begun + rest, whole)
 
 
+def test_a_sample_brings_its_own_seed_whoever_reads_it(make_source, processors):
+    alone, _ = read(make_source(20), processors, seeds=True)
+    assert all(b["seed"].dtype == torch.int64 and b["seed"].shape == (6,) for b in alone)
+    seeds = torch.cat([b["seed"] for b in alone]).tolist()
+    assert len(set(seeds)) == len(seeds)  # another one in each epoch, too
+    assert equal(read(make_source(20), processors, seeds=True, workers=2)[0], alone)
+    shares = [read(make_source(20), processors, seeds=True, rank=r, world=2)[0] for r in range(2)]
+    for whole_batch, first, second in zip(alone, *shares, strict=True):
+        assert torch.equal(whole_batch["seed"], torch.cat([first["seed"], second["seed"]]))
+
+
 def test_resume_behind_a_finished_epoch(whole, make_source, processors):
     begun, state = read(make_source(20), processors, epochs=(0,))
     for epochs in ((1,), (0, 1)):  # the finished epoch, asked for again, is over

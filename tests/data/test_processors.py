@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from intermodal.core.errors import CheckpointError
-from intermodal.data.processors import ImageProcessor, Processor, TextProcessor
+from intermodal.core.errors import CheckpointError, ConfigError, DataError
+from intermodal.data.processors import ImageProcessor, LabelProcessor, Processor, TextProcessor
 
 
 def picture(width: int, height: int) -> Image.Image:
@@ -98,3 +98,22 @@ def test_text_is_padded_and_a_long_one_keeps_its_end(text_processor: TextProcess
 def test_text_is_normalised_and_decoded(text_processor: TextProcessor):
     assert torch.equal(text_processor.encode("  Picture\n ONE "), text_processor.encode("picture one"))
     assert text_processor.decode(text_processor(["picture 3 one"]))[0].strip() == "picture 3 one"
+
+
+def test_labels_are_numbered_in_their_order_and_come_back(tmp_path: Path):
+    labels = LabelProcessor.of(["dog", "cat", "dog", "owl"])
+    assert labels.names == ("cat", "dog", "owl")
+    numbers = labels(["owl", "cat"])
+    assert numbers.dtype == torch.int64 and numbers.tolist() == [2, 0]
+    assert labels.decode(numbers) == ["owl", "cat"]
+    assert Processor.from_folder(labels.to_folder(tmp_path), tmp_path) == labels
+
+
+def test_labels_that_cannot_be_are_named():
+    with pytest.raises(DataError, match="'bird' is not one of the 2"):
+        LabelProcessor.of(["dog", "cat"]).encode("bird")
+    with pytest.raises(DataError, match="no labels"):
+        LabelProcessor.of([])
+    for names in (("b", "a"), ("a", "a")):
+        with pytest.raises(ConfigError, match="sorted"):
+            LabelProcessor(names=names)

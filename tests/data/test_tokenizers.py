@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from intermodal.core.errors import DataError
-from intermodal.data.tokenizers import BOS, EOS, special_ids, train_bpe, train_words
+from intermodal.data.tokenizers import BOS, EOS, load_wordpiece, special_ids, train_bpe, train_wordpiece, train_words
 
 TEXTS = ["a red square", "a blue square", "a red circle"] * 5
 TOKENIZER = train_bpe(TEXTS, 290)
@@ -51,3 +51,49 @@ def test_the_most_frequent_words_are_kept():
     assert tokenizer.get_vocab().keys() == {BOS, EOS, "▁a", "▁b"}
     with pytest.raises(DataError, match="no word"):
         train_words([" ", "!?"], 100)
+
+
+SENTENCES = ["The unaffable café, re-opened.", "the cafés were affable and open", "Ω and ß are rare characters"] * 4
+
+
+def test_wordpiece_is_the_same_each_time_and_knows_every_character():
+    """Training twice gives the same ids; specials come first; lower case and accents fold; nothing is unknown."""
+    first, second = (train_wordpiece(SENTENCES, 200) for _ in range(2))
+    assert first.to_str() == second.to_str()
+    assert [first.id_to_token(i) for i in range(5)] == ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    assert first.get_vocab_size() <= 200
+    assert first.encode("CAFÉ").ids == first.encode("cafe").ids
+    assert "[UNK]" not in first.encode(" ".join(SENTENCES)).tokens
+    assert first.encode("the", "cafe").type_ids == [0] * (len(first.encode("the").ids)) + [1] * (
+        len(first.encode("cafe").ids) - 1
+    )
+    assert first.decode(first.encode("the cafes were open").ids) == "the cafes were open"
+
+
+def test_wordpiece_keeps_half_of_its_ids_for_pieces():
+    """Of more characters than that the rarest are unknown."""
+    texts = ["".join(chr(0x4E00 + i) for i in range(300)), "the the the cat"]
+    tokenizer = train_wordpiece(texts, 100)
+    assert tokenizer.get_vocab_size() <= 100
+    assert "[UNK]" not in tokenizer.encode("the cat").tokens
+    assert "[UNK]" in tokenizer.encode(texts[0]).tokens
+
+
+def test_wordpiece_needs_text_and_room():
+    with pytest.raises(DataError, match="no text"):
+        train_wordpiece(["", "  \n"], 100)
+    with pytest.raises(DataError, match="at least 9"):
+        train_wordpiece(["text"], 8)
+
+
+def test_a_vocabulary_file_is_read_line_by_line(tmp_path):
+    """Also with the line ends of another system; a missing special token is named."""
+    tokenizer = train_wordpiece(SENTENCES, 200)
+    lines = sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().__getitem__)
+    path = tmp_path / "vocab.txt"
+    for end in ("\n", "\r\n"):
+        path.write_bytes(end.join([*lines, ""]).encode())
+        assert load_wordpiece(path).encode(SENTENCES[0]).ids == tokenizer.encode(SENTENCES[0]).ids
+    path.write_text("the\ncat\n")
+    with pytest.raises(DataError, match=r"lacks \[PAD\], \[UNK\]"):
+        load_wordpiece(path)

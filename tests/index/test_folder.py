@@ -16,8 +16,9 @@ from PIL import Image
 
 from intermodal.core.errors import DataError, IntermodalError
 from intermodal.index import embedding
+from intermodal.index.database import HIDDEN, IndexMismatchError
 from intermodal.index.embedding import ModelStamp, stamp
-from intermodal.index.folder import HIDDEN, FolderIndex, IndexMismatchError
+from intermodal.index.folder import FolderIndex
 from intermodal.methods.contrastive.clip import CLIP
 
 

@@ -59,6 +59,16 @@ def test_every_figure_has_its_date_hardware_and_baseline():
             assert expected.low <= value <= expected.high, (name, expected.metric, value)
 
 
-def test_every_method_has_its_page():
-    for method in cards():
-        assert (ROOT / "docs" / "methods" / f"{method}.md").exists(), method
+@pytest.mark.parametrize("method", sorted(cards()))
+def test_every_method_has_its_page_with_the_code_that_is_its_equation(method):
+    page = (ROOT / "docs" / "methods" / f"{method}.md").read_text(encoding="utf-8")
+    assert f"methods/{method}.md" in (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    shown = re.findall(r'^ *--8<-- "(src/[^":]+):([^"]+)"', page, flags=re.M)
+    assert shown, "the page shows no code"
+    for file, section in shown:
+        code = (ROOT / file).read_text(encoding="utf-8")
+        assert f"--8<-- [start:{section}]" in code and f"--8<-- [end:{section}]" in code, (file, section)
+    equations = re.findall(r'^ *--8<-- "docs/_generated/([^"]+)\.svg"', page, flags=re.M)
+    assert equations, "the page shows no equation"
+    drawn = (ROOT / "docs" / "build.py").read_text(encoding="utf-8")
+    assert all(f'"{name}": r"' in drawn for name in equations), equations

@@ -119,3 +119,27 @@ def test_wrong_pictures_are_refused():
     """The error states the shape that is wanted and the one found."""
     with pytest.raises(DataError, match=r"\(B, 3, 64, 64\), found \(1, 3, 64, 32\)"):
         ModifiedResNet(small())(torch.zeros(1, 3, 64, 32))
+
+
+@pytest.mark.parametrize(("layers", "side", "features"), [((1, 1, 1, 1), 2, 128), ((1, 1, 1), 4, 64), ((1, 1), 8, 32)])
+@pytest.mark.parametrize("pool", ["mean", "flat"])
+def test_other_poolings_and_fewer_stages(layers, side, features, pool):
+    config = ResNetConfig(image_size=64, layers=layers, width=4, pool=pool)
+    network = ModifiedResNet(config)
+    pooled, tokens = network(torch.randn(2, 3, 64, 64))
+    assert tokens.shape == (2, side * side, features)
+    assert torch.equal(pooled, tokens.mean(1) if pool == "mean" else tokens.flatten(1))
+    assert pooled.shape == (2, config.pooled_dim)
+    assert not any("pool" in name or "position" in name for name, _ in network.named_parameters())
+    assert config.flops() < small(layers=layers, output_dim=6).flops()
+    with pytest.raises(ConfigError, match="leave output_dim out"):
+        config.replace(output_dim=5)
+
+
+def test_attention_pooling_needs_an_output_and_stages_have_their_stride():
+    with pytest.raises(ConfigError, match="output_dim of at least 1"):
+        ResNetConfig(image_size=64, width=4)
+    with pytest.raises(ConfigError, match="multiple of 16"):
+        ResNetConfig(image_size=40, layers=(1, 1, 1), width=4, pool="mean")
+    with pytest.raises(ConfigError, match="one to four"):
+        ResNetConfig(image_size=64, layers=(), width=4, pool="mean")

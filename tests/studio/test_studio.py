@@ -19,7 +19,7 @@ from intermodal.methods.contrastive.clip import CLIP
 from intermodal.studio import look
 from intermodal.studio.app import create_studio
 from intermodal.studio.tab import tabs_for
-from intermodal.studio.tabs.search import FOLDER, HELD_OUT
+from intermodal.studio.tabs.search import HELD_OUT, OWN
 
 
 @pytest.fixture(autouse=True)
@@ -74,9 +74,9 @@ def test_search_among_held_out_pictures_and_in_a_folder(session: Session, pictur
     report = gr.Progress()
     found = find(("something cold to eat", None), HELD_OUT, "", False, report)
     assert found.count("<li title=") == 18 and "data:image/webp" in found and "never" not in found
-    found = find(("", str(pictures / "003.png")), FOLDER, f" {pictures} ", False, report)
+    found = find(("", str(pictures / "003.png")), OWN, f" {pictures} ", False, report)
     assert f"12 pictures in {pictures}" in found and found.index("003.png") < found.index("009.png")
-    assert "Ready to search" in find((" ", None), FOLDER, str(pictures), False, report)
+    assert "Ready to search" in find((" ", None), OWN, str(pictures), False, report)
 
 
 def test_bad_input_is_a_sentence_on_the_page(session: Session, pictures: Path, tmp_path: Path) -> None:
@@ -86,9 +86,9 @@ def test_bad_input_is_a_sentence_on_the_page(session: Session, pictures: Path, t
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no picture")
     for query, place, folder, words in (
-        (("x", None), FOLDER, "", "which folder"),
-        (("x", None), FOLDER, str(tmp_path / "<i>nowhere"), "&lt;i&gt;nowhere does not exist"),
-        (("x", None), FOLDER, str(tmp_path / "empty"), "no picture in"),
+        (("x", None), OWN, "", "which file or folder"),
+        (("x", None), OWN, str(tmp_path / "<i>nowhere"), "&lt;i&gt;nowhere does not exist"),
+        (("x", None), OWN, str(tmp_path / "empty"), "no picture in"),
         (("", str(broken)), HELD_OUT, "", "The picture cannot be read"),
     ):
         answer = find(query, place, folder, False, report)
@@ -105,13 +105,13 @@ def test_an_index_of_another_model_is_refused_until_it_is_to_be_replaced(
     other._held_out = None
     find = function(create_studio(other), "find")
     report = gr.Progress()
-    assert "made by another model" in find(("x", None), FOLDER, str(pictures), False, report)
-    assert "12 pictures in" in find(("x", None), FOLDER, str(pictures), True, report)
+    assert "made by another model" in find(("x", None), OWN, str(pictures), False, report)
+    assert "12 pictures in" in find(("x", None), OWN, str(pictures), True, report)
 
 
 def test_a_page_that_others_reach_offers_no_folders(session: Session) -> None:
     choices = [b.choices for b in create_studio(session, folders=False).blocks.values() if isinstance(b, gr.Radio)]
-    assert [c[0] for c in choices[0]] == [HELD_OUT]
+    assert [c[1] for c in choices[0]] == [HELD_OUT]
 
 
 def test_classify(session: Session, pictures: Path, tmp_path: Path) -> None:

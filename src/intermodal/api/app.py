@@ -4,10 +4,14 @@ Requests are forms, so that a text and an uploaded picture are sent the same way
 
     curl -F text="something cold to eat" -F k=5 http://127.0.0.1:8000/search
     curl -F image=@photo.jpg -F label=cat -F label=dog http://127.0.0.1:8000/classify
+    curl -F prompt="the president" -F count=3 http://127.0.0.1:8000/generate
+    curl -F analogy=man -F analogy=king -F analogy=woman http://127.0.0.1:8000/words
 """
 
 from __future__ import annotations
 
+import base64
+import io
 import threading
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,6 +19,7 @@ from typing import Annotated, Any
 from fastapi import FastAPI, File, Form, Request, UploadFile
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from PIL import Image
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
@@ -22,7 +27,7 @@ from intermodal.api.limits import LimitBody
 from intermodal.core.errors import DataError, IntermodalError
 from intermodal.core.version import __version__
 from intermodal.data.images import open_image
-from intermodal.index.embedding import classifies, embeds
+from intermodal.index.embedding import classifies, embeds, generates
 from intermodal.index.hits import SearchIndex
 from intermodal.index.session import Session
 from intermodal.train.folder import Run
@@ -30,6 +35,8 @@ from intermodal.train.folder import Run
 MAX_BYTES = 32_000_000
 MAX_INPUTS = 256
 MAX_TEXT = 10_000
+MAX_SAMPLES = 64
+MAX_STEPS = 10_000
 
 Texts = Annotated[list[Annotated[str, Field(max_length=MAX_TEXT)]], Form(max_length=MAX_INPUTS)]
 Pictures = Annotated[list[UploadFile], File(max_length=MAX_INPUTS)]
@@ -100,6 +107,29 @@ class Classification(BaseModel):
     """Each picture's labels, in the order sent."""
 
     pictures: list[Classified]
+
+
+class Generated(BaseModel):
+    """What was generated: one of the lists is filled."""
+
+    kind: str = Field(description="image, text or point")
+    images: list[str] = Field(default_factory=list, description="PNG files in base64")
+    texts: list[str] = Field(default_factory=list)
+    points: list[list[float]] = Field(default_factory=list)
+
+
+class Word(BaseModel):
+    """A word that was found."""
+
+    word: str
+    cosine: float
+    rank: int = Field(description="its place by frequency, from 1")
+
+
+class Words(BaseModel):
+    """Words, best first."""
+
+    words: list[Word]
 
 
 def create_app(run: str | Path | Session, index: SearchIndex | None = None, *, max_bytes: int = MAX_BYTES) -> FastAPI:
@@ -185,7 +215,44 @@ def create_app(run: str | Path | Session, index: SearchIndex | None = None, *, m
             pictures=[Classified(input=n, labels=r) for n, r in zip(_names(image), rows, strict=True)]
         )
 
+    @app.post("/generate")
+    def generate(
+        count: Annotated[int, Form(ge=1, le=MAX_SAMPLES)] = 1,
+        prompt: Annotated[str | None, Form(max_length=MAX_TEXT)] = None,
+        seed: Annotated[int, Form(ge=0, lt=2**63)] = 0,
+        steps: Annotated[int | None, Form(ge=1, le=MAX_STEPS)] = None,
+    ) -> Generated:
+        model = generates(session.model, "To generate")
+        with one_at_a_time:
+            made = model.generate(count, prompt=prompt, seed=seed, steps=steps)
+        if model.generates == "image":
+            return Generated(kind="image", images=[_png(picture) for picture in made])
+        if model.generates == "text":
+            return Generated(kind="text", texts=made)
+        return Generated(kind=model.generates, points=[list(item) for item in made])
+
+    @app.post("/words")
+    def words(
+        near: Annotated[str | None, Form(max_length=MAX_TEXT)] = None,
+        analogy: Annotated[list[str], Form(max_length=3)] = [],  # noqa: B006 - FastAPI copies defaults
+        k: Annotated[int, Form(ge=1, le=1000)] = 10,
+    ) -> Words:
+        with one_at_a_time:
+            index = session.words
+        if (near is None) == (not analogy):
+            raise DataError("Send a word as `near`, or three as `analogy` (a is to b as c is to ...), one of the two.")
+        if near is None and len(analogy) != 3:
+            raise DataError(f"An analogy takes three words, found {len(analogy)}.")
+        found = index.near(near, k) if near is not None else index.analogy(analogy[0], analogy[1], analogy[2], k)
+        return Words(words=[Word(word=w.word, cosine=w.cosine, rank=w.rank) for w in found])
+
     return app
+
+
+def _png(picture: Image.Image) -> str:
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return base64.b64encode(buffer.getvalue()).decode()
 
 
 def _by_share(share: Share) -> float:

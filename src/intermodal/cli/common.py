@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -204,8 +205,16 @@ def print_metrics(metrics: Mapping[str, float], most: int = 12) -> None:
 
 
 def print_json(data: Any) -> None:
-    """Print a result as JSON."""
-    print(json.dumps(data, indent=2, ensure_ascii=False))
+    """Print a result as JSON; a figure that is not a number, which JSON does not have, becomes null."""
+    print(json.dumps(_plain(data), indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def _plain(data: Any) -> Any:
+    if isinstance(data, dict):
+        return {key: _plain(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [_plain(value) for value in data]
+    return None if isinstance(data, float) and not math.isfinite(data) else data
 
 
 def refuse_existing(path: Path, overwrite: bool) -> None:

@@ -17,15 +17,15 @@ class Arguments:
     """Convert a model; the new folder is there in full or not at all.
 
     Attributes:
-        model: a run, a checkpoint, a published folder or a hub id.
-        output: the folder to write.
+        model: a run, a checkpoint, a published folder, a hub id, or a file in word2vec's format.
+        output: the folder to write; a file for word2vec's format (binary, or text).
         to: ours, or the layout of another library.
         overwrite: replace a folder that is there.
     """
 
     model: Model
     output: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="OUT")]]
-    to: Literal["intermodal", "transformers"] = "intermodal"
+    to: Literal["intermodal", "transformers", "word2vec", "word2vec-text"] = "intermodal"
     overwrite: bool = False
 
 

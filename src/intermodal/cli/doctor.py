@@ -31,6 +31,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "studio": ("gradio",),
     "api": ("fastapi", "uvicorn", "python-multipart"),
     "emoji": ("resvg-py",),
+    "text": ("numba",),
     "docs": ("mkdocs-material",),
 }
 """What each extra of pyproject.toml brings (a test compares them)."""

@@ -41,7 +41,6 @@ def run(argv: Sequence[str]) -> int:
     arguments = parse(Arguments, argv, "eval")
     with progress() as report:
         session = open_session(arguments.model, arguments.device, report)
-        from intermodal.data.named import source_named
         from intermodal.evaluate.result import save
         from intermodal.recipes import get_recipe
         from intermodal.report.build import build_report
@@ -51,7 +50,7 @@ def run(argv: Sequence[str]) -> int:
         is_run = (folder.path / "recipe.json").exists()
         recipe = folder.recipe() if is_run else get_recipe(session.card.recipes[0])
         if arguments.data is not None:
-            recipe = recipe.on(source_named(arguments.data))
+            recipe = recipe.on_named(arguments.data)
         split = arguments.split or recipe.final_split
         result = recipe.evaluate(session.model, split, report)
         page = None

@@ -1,4 +1,4 @@
-"""``intermodal index``: builds or refreshes the index of a folder of pictures."""
+"""``intermodal index``: builds or refreshes the index of a folder of pictures, or of a text."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ class Arguments(OnDevice):
 
     Attributes:
         model: a run, a checkpoint, a published folder or a hub id.
-        folder: of pictures, in any depth.
-        index: where the index lives; FOLDER/.intermodal-index by default.
+        folder: of pictures, in any depth; or a text file, or a folder of text, which is indexed sentence by sentence.
+        index: where the index lives; .intermodal-index in the folder, or beside the file, by default.
         rebuild: replace an index that another model made.
     """
 
     model: Model
-    folder: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="FOLDER")]]
+    folder: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="FOLDER|FILE")]]
     index: OptionalPath = None
     rebuild: bool = False
 

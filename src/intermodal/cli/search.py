@@ -1,4 +1,4 @@
-"""``intermodal search``: finds pictures by a text or by another picture."""
+"""``intermodal search``: finds pictures, or sentences, by a text or by a picture."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from intermodal.cli.common import (
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments(OnDevice):
-    """Find pictures in a folder, or among the held-out ones of the model's own data.
+    """Find pictures in a folder, sentences in a text, or either among the held-out ones of the model's own data.
 
     Attributes:
         model: a run, a checkpoint, a published folder or a hub id.
         query: what to look for, in words.
-        image: look for pictures like this one instead.
-        folder: the folder to search; it is indexed, or its index refreshed, first.
-        k: how many pictures to bring.
-        index: where the folder's index lives; FOLDER/.intermodal-index by default.
+        image: look for what is like this picture instead.
+        folder: the folder of pictures, or the file or folder of text, to search; its index is made or refreshed first.
+        k: how many hits to bring.
+        index: where the index lives; .intermodal-index in the folder, or beside the file, by default.
         rebuild: replace an index that another model made.
         json: print JSON.
     """
@@ -40,7 +40,7 @@ class Arguments(OnDevice):
     model: Model
     query: tyro.conf.Positional[Annotated[str | None, tyro.conf.arg(metavar="[QUERY]")]] = None
     image: OptionalPath = None
-    folder: Annotated[Path | None, tyro.conf.arg(name="in", metavar="FOLDER")] = None
+    folder: Annotated[Path | None, tyro.conf.arg(name="in", metavar="FOLDER|FILE")] = None
     k: Annotated[int, tyro.conf.arg(aliases=["-k"])] = 10
     index: OptionalPath = None
     rebuild: bool = False
@@ -68,5 +68,6 @@ def run(argv: Sequence[str]) -> int:
         print_json([{"path": hit.path, "score": hit.score, "caption": hit.caption} for hit in hits])
         return 0
     for hit in hits:
-        output().print(f"{hit.score:6.3f}  {hit.path}", markup=False)
+        said = hit.path if hit.picture is not None else f"{hit.caption}  ({hit.path})"
+        output().print(f"{hit.score:6.3f}  {said}", markup=False)
     return 0

@@ -29,7 +29,7 @@ class Arguments:
 
     Attributes:
         recipe: the name of a recipe, the id of a method (its first recipe), or a saved recipe.json.
-        data: train on this instead: a folder or file of captioned pictures, hub:owner/name, or a known set.
+        data: train on this instead: a folder or file of pictures or text, hub:owner/name, or a known set.
         run: the folder of the run; a new one under runs/ by default.
         resume: go on from the newest checkpoint of the run's folder.
         smoke: the same path in seconds, too short to learn much.
@@ -83,9 +83,7 @@ def resolve(arguments: Arguments) -> Recipe:
         recipe = recipe.smoke()
     if arguments.data is None:
         return recipe
-    from intermodal.data.named import source_named
-
-    return recipe.on(source_named(arguments.data))
+    return recipe.on_named(arguments.data)
 
 
 def named(name: str) -> Recipe:

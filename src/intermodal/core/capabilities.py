@@ -49,7 +49,43 @@ class Classifies(Protocol):
         ...
 
 
-CAPABILITIES: dict[str, type] = {"embed": Embeds, "classify": Classifies}
+@runtime_checkable
+class Generates(Protocol):
+    """Makes new data of the kind that it has learnt."""
+
+    generates: str
+    """What comes out: ``image`` (PIL images), ``text`` (strings), ``point`` (tuples of numbers)."""
+
+    def generate(self, count: int, *, prompt: str | None = None, seed: int = 0, steps: int | None = None) -> list[Any]:
+        """Return ``count`` samples of the kind that :attr:`generates` names.
+
+        Args:
+            count: how many, at least 1.
+            prompt: what they are to go on from or to show; None for none.
+            seed: same seed, same samples.
+            steps: how long each is worked on (steps of a sampler, words of a text); None for the model's own choice.
+
+        Raises:
+            DataError: if ``count`` or ``steps`` is below 1, or a prompt is given to a model that takes none.
+        """
+        ...
+
+
+@runtime_checkable
+class HasWords(Protocol):
+    """Knows words by their vectors: what is near a word, and what is to one as another is to a third."""
+
+    @property
+    def words(self) -> Sequence[str]:
+        """The words, each once, the most frequent first."""
+        ...
+
+    def word_vectors(self) -> np.ndarray:
+        """Return float32 vectors, shape ``(len(words), D)``, in the order of :attr:`words`, of any length."""
+        ...
+
+
+CAPABILITIES: dict[str, type] = {"embed": Embeds, "classify": Classifies, "generate": Generates, "words": HasWords}
 """Each capability's name, as commands and method cards spell it, and its protocol."""
 
 

@@ -33,10 +33,16 @@ class Field:
         return f"{self.dtype}[{sizes}]" if self.shape else self.dtype
 
 
+SEED = Field((), "int64", "a random seed for this sample of this epoch, which the loader draws")
+"""What a method asks for, under the name ``seed``, when its loss is random: the loss is then a function of its batch."""
+
+
 def check_fields(needed: Mapping[str, Field], offered: Mapping[str, Field], who: str, source: str) -> None:
     """Raise a DataError that lists every field that ``who`` needs and ``source`` lacks or has in another form."""
     problems = []
     for name, field in needed.items():
+        if field == SEED:  # comes from the loader, not from the source
+            continue
         if name not in offered:
             problems.append(f"{name} ({field}{': ' + field.about if field.about else ''}) is missing")
         elif not field.accepts(offered[name]):

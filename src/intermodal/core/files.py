@@ -20,6 +20,10 @@ def _explain(error: OSError, path: Path) -> IntermodalError | None:
         return IntermodalError(f"The disk is full: could not write {path}. What was there before is untouched.")
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return IntermodalError(f"No permission to write {path}.")
+    if error.errno in (errno.EISDIR, errno.ENOTDIR, errno.EEXIST):
+        return IntermodalError(
+            f"{path} cannot be written: it, or a part of its path, is there already as another kind of file."
+        )
     return None
 
 
@@ -49,7 +53,8 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
     except OSError as error:
         raise (_explain(error, path) or error) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(NotADirectoryError):
+            temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

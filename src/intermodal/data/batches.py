@@ -44,9 +44,19 @@ class Batch(NamedTuple):
     skipped: list[Unreadable]
 
 
-def encode(sample: Sample, processors: Mapping[str, Processor]) -> dict[str, Tensor]:
-    """Return the fields of a sample that have a processor, encoded by it."""
-    return {name: processor.encode(sample[name]) for name, processor in processors.items()}
+def encode(
+    sample: Sample, processors: Mapping[str, Processor], rng: np.random.Generator | None = None
+) -> dict[str, Tensor]:
+    """Return the fields of a sample that have a processor, encoded by it; with ``rng`` also a ``seed`` drawn from it."""
+    tensors = {name: _encode(processor, sample[name]) for name, processor in processors.items()}
+    return tensors if rng is None else {**tensors, "seed": torch.tensor(int(rng.integers(2**62)))}
+
+
+def _encode(processor: Processor, value: Any) -> Tensor:
+    """Return a value encoded, or where a sample holds several pictures (a list of them) each of them, stacked."""
+    if isinstance(value, list) and processor.raw.dtype == "image":
+        return torch.stack([processor.encode(picture) for picture in value])
+    return processor.encode(value)
 
 
 def stack(samples: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from intermodal.core.config import suggestion
@@ -24,18 +25,39 @@ class Entry:
         url: where its publisher offers it to everyone, under an address that stays; None if there is no such
             address.
         sha256: of the file at ``url``.
+        package: an installed package that brings the file, and the folder in it: ``gensim/test/test_data``.
     """
 
     file: str
     about: str
     url: str | None = None
     sha256: str | None = None
+    package: str | None = None
 
 
 CATALOG: dict[str, Entry] = {
     "flickr8k-96": Entry(
         file="flickr8k-96.parquet",
         about="7,270 photographs of Flickr8k at 96 x 96 pixels with five captions each (research use)",
+    ),
+    "text-15m": Entry(
+        file="text-15m.parquet",
+        about="18 M words of English: 20 Newsgroups, Gutenberg books, State of the Union, WordNet, GCIDE (see its licences)",
+    ),
+    "wordsim353": Entry(
+        file="wordsim353.tsv",
+        about="WordSim-353: 353 pairs of words with how similar people find them (Finkelstein et al. 2002)",
+        package="gensim/test/test_data",
+    ),
+    "simlex999": Entry(
+        file="simlex999.txt",
+        about="SimLex-999: 999 pairs of words with how similar people find them (Hill et al. 2015)",
+        package="gensim/test/test_data",
+    ),
+    "google-analogies": Entry(
+        file="questions-words.txt",
+        about="Google's 19,544 analogies of words (Mikolov et al. 2013)",
+        package="gensim/test/test_data",
     ),
 }
 """The data sets that recipes name. One without a stable public address is looked for, never fetched."""
@@ -68,7 +90,7 @@ def find(name: str, progress: Progress | None = None) -> Path:
     if stated:
         places.append(Path(stated).expanduser() / entry.file)
     places.append(cache_folder() / entry.file)
-    for place in places:
+    for place in [*places, *_in_package(entry)]:
         if place.is_file():
             return place
     if entry.url is not None and entry.sha256 is not None:
@@ -79,3 +101,12 @@ def find(name: str, progress: Progress | None = None) -> Path:
         f"public address to fetch it from: put {entry.file} into a folder and set "
         f"{DATA_VARIABLE} to that folder."
     )
+
+
+def _in_package(entry: Entry) -> list[Path]:
+    """Return where an installed package would hold the file; the package is not imported."""
+    if entry.package is None:
+        return []
+    name, _, folder = entry.package.partition("/")
+    spec = find_spec(name)
+    return [Path(root) / folder / entry.file for root in (spec.submodule_search_locations or [])] if spec else []

@@ -121,6 +121,9 @@ class EmojiPictures(Source):
         row = rows[0] if rng is None else rows[int(rng.integers(len(rows)))]
         return {"image": self.image(row), "text": self.text(row, rng), "label": self.rows[row]["subgroup"]}
 
+    def _label_of(self, index: int) -> str:
+        return str(self.rows[self._units[index][0]]["subgroup"])
+
     def sample_name(self, index: int) -> str:
         """Return the emoji's name and style."""
         return self._row_name(self._units[index][0])

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import math
 import struct
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +88,27 @@ def to_rgb(image: Image.Image) -> Image.Image:
         canvas = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
         return Image.alpha_composite(canvas, rgba).convert("RGB")
     return image.convert("RGB")
+
+
+def contact_sheet(images: Sequence[Image.Image], gap: int = 2) -> Image.Image:
+    """Return pictures of one size side by side on white, in rows of about as many as there are rows.
+
+    Args:
+        images: at least one.
+        gap: white pixels between them.
+
+    Raises:
+        DataError: if there is no picture.
+    """
+    if not images:
+        raise DataError("A sheet needs at least one picture.")
+    columns = math.ceil(math.sqrt(len(images)))
+    rows = math.ceil(len(images) / columns)
+    width, height = images[0].width + gap, images[0].height + gap
+    sheet = Image.new("RGB", (columns * width - gap, rows * height - gap), (255, 255, 255))
+    for number, image in enumerate(images):
+        sheet.paste(image, (number % columns * width, number // columns * height))
+    return sheet
 
 
 def from_struct(value: Any, name: str, root: Path | None = None) -> Image.Image:

@@ -190,7 +190,7 @@ def read_metadata_layout(
     for table in tables:
         path, folder = root / table, table.rpartition("/")[0]
         columns: tuple[str, str, str | None] | None = None
-        for number, row in _rows(path):
+        for number, row in read_rows(path):
             columns = columns or _metadata_columns(path, list(row), text_column, image_column)
             file_column, text, label = columns
             name = row.get(file_column)
@@ -240,8 +240,12 @@ def read_caption_file(path: Path) -> tuple[str, ...]:
     return captions
 
 
-def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield the line number and the columns of each row of a CSV or JSON Lines file."""
+def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the line number and the columns of each row of a CSV or JSON Lines file.
+
+    Raises:
+        DataError: that names the line, if the file is no UTF-8 text or damaged.
+    """
     lines = read_text(path).splitlines(keepends=True)
     if path.suffix == ".csv":
         try:

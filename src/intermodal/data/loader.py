@@ -111,8 +111,8 @@ class EpochSampler:
 class EncodedSource(torch.utils.data.Dataset[Any]):
     """A source whose samples come encoded by the method's processors (picklable, for worker processes)."""
 
-    def __init__(self, source: Source, processors: Mapping[str, Processor], seed: int) -> None:
-        self.source, self.processors, self.seed = source, processors, seed
+    def __init__(self, source: Source, processors: Mapping[str, Processor], seed: int, seeds: bool = False) -> None:
+        self.source, self.processors, self.seed, self.seeds = source, processors, seed, seeds
 
     def __len__(self) -> int:
         return len(self.source)
@@ -124,7 +124,7 @@ class EncodedSource(torch.utils.data.Dataset[Any]):
             sample, skipped = read_or_next(self.source, ticket.index, rng)
         except DataError as error:
             return error
-        return Encoded(ticket, encode(sample, self.processors), skipped)
+        return Encoded(ticket, encode(sample, self.processors, rng if self.seeds else None), skipped)
 
 
 class EpochLoader(Loader):
@@ -162,6 +162,7 @@ def train_loader(
     batch_size: int,
     seed: int,
     augment: ImageAugment | None = None,
+    seeds: bool = False,
     workers: int = 0,
     rank: int = 0,
     world: int = 1,
@@ -169,7 +170,8 @@ def train_loader(
     """Return a loader over one source and the sampler that chooses its epoch.
 
     The loader's ``state_dict`` saves the position in the middle of an epoch. ``batch_size`` is global; where
-    the source is smaller, the whole source is one batch. A stream is given to :func:`stream_loader`.
+    the source is smaller, the whole source is one batch. With ``seeds`` each sample brings a random ``seed`` (int64),
+    for methods whose loss is random. A stream is given to :func:`stream_loader`.
 
     Raises:
         DataError: if the source is empty or smaller than the number of ranks, or the batch cannot be shared
@@ -182,6 +184,7 @@ def train_loader(
             batch_size=batch_size,
             seed=seed,
             augment=augment,
+            seeds=seeds,
             workers=workers,
             rank=rank,
             world=world,
@@ -190,7 +193,7 @@ def train_loader(
     loader = build_loader(
         EpochLoader,
         workers,
-        dataset=EncodedSource(source, processors, seed),
+        dataset=EncodedSource(source, processors, seed, seeds),
         batch_sampler=sampler,
         collate_fn=Collate(seed, sampler.batch_size, augment),
     )

@@ -6,8 +6,9 @@ a batch of those into what the network takes (``prepare``: on the network's devi
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -18,7 +19,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from intermodal.core.config import Config
-from intermodal.core.errors import CheckpointError
+from intermodal.core.errors import CheckpointError, ConfigError, DataError
 from intermodal.core.fields import Field
 from intermodal.data.images import MAX_PIXELS, open_image
 
@@ -59,6 +60,14 @@ class Processor:
         """Restore the processor that :meth:`to_folder` described."""
         if data.get("kind") == "text":
             return TextProcessor.restore(data, folder)
+        if data.get("kind") == "text-pair":
+            from intermodal.data.text_processors import TextPairProcessor
+
+            return TextPairProcessor.restore(data, folder)
+        if data.get("kind") == "vocabulary":
+            from intermodal.data.words import Vocabulary
+
+            return Vocabulary.restore(data, folder)
         config = Config.from_dict(data)
         if not isinstance(config, Processor):
             raise CheckpointError(f"{folder}: {data.get('type')!r} is no processor.")
@@ -142,6 +151,55 @@ class ImageProcessor(Config, Processor):
 
     def to_folder(self, folder: Path) -> dict[str, Any]:
         """Return the configuration; a picture's processor has no assets."""
+        del folder
+        return self.to_dict()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LabelProcessor(Config, Processor):
+    """Names of classes <-> int64 numbers, in the order of ``names``.
+
+    Attributes:
+        names: every class once, sorted.
+    """
+
+    names: tuple[str, ...]
+
+    raw = Field((), "str", "the name of a class")
+
+    def __post_init__(self) -> None:
+        if len(set(self.names)) != len(self.names) or list(self.names) != sorted(self.names):
+            raise ConfigError("The names of classes must be sorted, each once.")
+
+    @staticmethod
+    def of(labels: Iterable[str]) -> LabelProcessor:
+        """Return the processor of all classes that occur.
+
+        Raises:
+            DataError: if there is no label at all.
+        """
+        names = tuple(sorted(set(labels)))
+        if not names:
+            raise DataError("There are no labels: a class for each picture is needed.")
+        return LabelProcessor(names=names)
+
+    def encode(self, value: Any) -> Tensor:
+        """Return the number of a class, an int64 scalar.
+
+        Raises:
+            DataError: if the class is unknown.
+        """
+        place = bisect.bisect_left(self.names, value)
+        if place == len(self.names) or self.names[place] != value:
+            raise DataError(f"The class {value!r} is not one of the {len(self.names)} that this model knows.")
+        return torch.tensor(place)
+
+    def decode(self, numbers: Tensor) -> list[str]:
+        """Return the names of class numbers ``(B,)``."""
+        return [self.names[i] for i in numbers.tolist()]
+
+    def to_folder(self, folder: Path) -> dict[str, Any]:
+        """Return the configuration; there are no assets."""
         del folder
         return self.to_dict()
 

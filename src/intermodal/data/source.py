@@ -60,6 +60,21 @@ class Source:
         """Return every text, for training a tokenizer; where it can be, without decoding a picture."""
         return [str(self.sample(i)["text"]) for i in range(len(self))]
 
+    def labels(self) -> list[str]:
+        """Return every sample's class; where it can be, without decoding a picture.
+
+        Raises:
+            DataError: if the source has no classes.
+        """
+        if "label" not in self.fields:
+            raise DataError(
+                f"{self.name} has no classes: it needs one folder of pictures per class, or a label column."
+            )
+        return [self._label_of(i) for i in range(len(self))]
+
+    def _label_of(self, index: int) -> str:
+        return str(self.sample(index)["label"])
+
 
 def caption_fields(labelled: bool) -> dict[str, Field]:
     """Return the fields of captioned pictures, with or without a class."""
@@ -97,6 +112,9 @@ class CaptionedSource(Source):
     def label(self, index: int) -> str:
         """Return the class of one picture, where :attr:`fields` has ``label``."""
         raise NotImplementedError
+
+    def _label_of(self, index: int) -> str:
+        return self.label(index)
 
     def sample(self, index: int, rng: np.random.Generator | None = None) -> Sample:
         """Return one picture with a caption: the first, or with ``rng`` a random one."""

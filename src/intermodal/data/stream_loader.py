@@ -21,9 +21,17 @@ class EncodedStream(torch.utils.data.IterableDataset[Any]):
     """The encoded samples of a stream, without end, for one rank; each worker reads its own shards."""
 
     def __init__(
-        self, source: StreamSource, processors: Mapping[str, Processor], seed: int, rank: int, world: int
+        self,
+        source: StreamSource,
+        processors: Mapping[str, Processor],
+        seed: int,
+        *,
+        seeds: bool,
+        rank: int,
+        world: int,
     ) -> None:
-        self.source, self.processors, self.seed, self.rank, self.world = source, processors, seed, rank, world
+        self.source, self.processors, self.seed, self.seeds = source, processors, seed, seeds
+        self.rank, self.world = rank, world
 
     def __iter__(self) -> EncodedRows:
         worker = torch.utils.data.get_worker_info()
@@ -55,7 +63,8 @@ class EncodedRows:
                 skipped.append(Unreadable(source.row_name(row), str(error)))
                 continue
             ticket = Ticket(place.epoch, place.position, place.reader)
-            return Encoded(ticket, encode(sample, self._stream.processors), skipped)
+            drawn = rng if self._stream.seeds else None
+            return Encoded(ticket, encode(sample, self._stream.processors, drawn), skipped)
         return unreadable_in_a_row(source, skipped)
 
     def state_dict(self) -> dict[str, Any]:
@@ -151,6 +160,7 @@ def stream_loader(
     batch_size: int,
     seed: int,
     augment: ImageAugment | None = None,
+    seeds: bool = False,
     workers: int = 0,
     rank: int = 0,
     world: int = 1,
@@ -171,7 +181,7 @@ def stream_loader(
     loader = build_loader(
         StreamLoader,
         workers,
-        dataset=EncodedStream(source, processors, seed, rank, world),
+        dataset=EncodedStream(source, processors, seed, seeds=seeds, rank=rank, world=world),
         batch_size=batch_size // world,
         collate_fn=StreamCollate(seed, batch_size, augment),
     )

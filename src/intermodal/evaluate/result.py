@@ -107,8 +107,63 @@ class Bars:
     emphasis: int | None = None
 
 
-Panel = Gallery | Heatmap | Table | Bars
-_KINDS: dict[str, type[Panel]] = {"gallery": Gallery, "heatmap": Heatmap, "table": Table, "bars": Bars}
+@dataclass(frozen=True)
+class Line:
+    """One curve of :class:`Lines`.
+
+    Attributes:
+        name: for the legend.
+        x: places, rising.
+        y: a value for each place; one that is not finite leaves a gap.
+    """
+
+    name: str
+    x: list[float]
+    y: list[float]
+
+
+@dataclass(frozen=True)
+class Lines:
+    """Curves over one axis.
+
+    Attributes:
+        title: a heading.
+        about: one or two sentences.
+        x_label, y_label: what the axes are, with their units.
+        series: the curves, at most ten.
+        log_x, log_y: logarithmic axes; values must then be above 0.
+    """
+
+    title: str
+    about: str
+    x_label: str
+    y_label: str
+    series: list[Line]
+    log_x: bool = False
+    log_y: bool = False
+
+
+@dataclass(frozen=True)
+class Scatter:
+    """Points of the plane: a map.
+
+    Attributes:
+        title: a heading.
+        about: one or two sentences; says that the axes have no meaning where they have none.
+        points: where each lies.
+        names: what stands beside each point; empty for none.
+        groups: which group each belongs to, which gives its colour; at most ten groups.
+    """
+
+    title: str
+    about: str
+    points: list[tuple[float, float]]
+    names: list[str]
+    groups: list[str]
+
+
+Panel = Gallery | Heatmap | Table | Bars | Lines | Scatter
+_KINDS: dict[str, type[Panel]] = {cls.__name__.lower(): cls for cls in (Gallery, Heatmap, Table, Bars, Lines, Scatter)}
 
 
 @dataclass(frozen=True)
@@ -210,6 +265,8 @@ def _panel_to_plain(panel: Panel, pictures: Path) -> dict[str, Any]:
 
 
 def _to_plain(value: Any, pictures: Path) -> Any:
+    if isinstance(value, Line):
+        return {"name": value.name, "x": _to_plain(value.x, pictures), "y": _to_plain(value.y, pictures)}
     if isinstance(value, Item):
         plain = {f.name: _to_plain(getattr(value, f.name), pictures) for f in fields(value)}
         return {k: v for k, v in plain.items() if v not in (None, "")}
@@ -253,5 +310,13 @@ def _panel_from_plain(data: dict[str, Any], pictures: Path, opened: dict[str, Im
     elif cls is Bars:
         for name in ("values", "baseline"):
             if values[name] is not None:
-                values[name] = [math.nan if v is None else v for v in values[name]]
+                values[name] = _numbers(values[name])
+    elif cls is Lines:
+        values["series"] = [Line(s["name"], _numbers(s["x"]), _numbers(s["y"])) for s in values["series"]]
+    elif cls is Scatter:
+        values["points"] = [(float(x), float(y)) for x, y in values["points"]]
     return cls(**values)
+
+
+def _numbers(plain: list[float | None]) -> list[float]:
+    return [math.nan if v is None else v for v in plain]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from intermodal.core.errors import CheckpointError, ConfigError, IntermodalError
 from intermodal.core.files import read_json
 from intermodal.core.registry import load_class
 from intermodal.data.processors import Processor
-from intermodal.hub import clip, open_clip
+from intermodal.hub import bert, clip, open_clip
 from intermodal.hub.download import download, is_hub_id
 from intermodal.hub.keymap import KeyMap
 from intermodal.hub.processors import (
@@ -22,10 +22,15 @@ from intermodal.hub.processors import (
     read_open_clip_image_processor,
     read_text_processor,
 )
+from intermodal.hub.word2vec_format import read_word2vec
 from intermodal.methods.base import Method
+from intermodal.methods.contrastive.bert import BERT
 from intermodal.methods.contrastive.clip import CLIP, CLIPConfig
 
 CONFIG = "config.json"
+WORD_VECTORS = (".bin", ".vec", ".w2v", ".txt")
+"""How files in word2vec's text or binary format are called."""
+MethodT = TypeVar("MethodT", bound=Method)
 
 
 def load(
@@ -39,7 +44,8 @@ def load(
 
     Args:
         path_or_id: a checkpoint folder of ours; a run folder, which holds one under ``model``; a folder in
-            transformers' or open_clip's layout; or a hub id ``owner/name`` of such a folder.
+            transformers' or open_clip's layout; a file in word2vec's text or binary format; or a hub id
+            ``owner/name`` of such a folder.
         device: where its parameters are put.
         revision: of a hub id, a branch, tag or commit.
         processors: use these instead of the folder's; an empty mapping gives the network alone, which takes
@@ -58,7 +64,12 @@ def load(
             raise CheckpointError(f"There is no model at {path_or_id}: no such folder, and no hub id (owner/name).")
         path = download(str(path_or_id), revision)
     if not path.is_dir():
-        raise CheckpointError(f"{path} is a file; a model is a folder: give the folder that holds it.")
+        if path.suffix.lower() in WORD_VECTORS:
+            return read_word2vec(path).to(device)
+        raise CheckpointError(
+            f"{path} is a file; a model is a folder: give the folder that holds it. (Word vectors in word2vec's format are "
+            f"files that end in {', '.join(WORD_VECTORS)}.)"
+        )
     for folder in (path, path / "model"):
         if (folder / MANIFEST).exists():
             model: Method = load_class(read_checkpoint(folder).method).load(folder, device)
@@ -110,15 +121,14 @@ def read_weights(folder: Path, name: str = WEIGHTS) -> dict[str, Tensor]:
 
 
 def build(
-    config: CLIPConfig,
-    processors: Mapping[str, Processor],
+    make: Callable[[], MethodT],
     tensors: Mapping[str, Tensor],
     keys: KeyMap,
     where: Path,
-) -> CLIP:
+) -> MethodT:
     """Build a model on the meta device and give it published tensors, strictly."""
     with torch.device("meta"):
-        model = CLIP(config, processors)
+        model = make()
     expected = {k: tuple(t.shape) for k, t in model.state_dict().items()}
     ours = keys.load(tensors, expected, where)
     model.load_state_dict({k: _widen(t) for k, t in ours.items()}, strict=True, assign=True)
@@ -150,7 +160,8 @@ def _read_clip(folder: Path, data: dict[str, Any], processors: Mapping[str, Proc
     if processors is None:
         image = read_image_processor(folder, _size(config))
         config, processors = _with_text(folder, config, image)
-    return build(config, processors, read_weights(folder), clip.key_map(data["model_type"]), folder)
+    keys = clip.key_map(data["model_type"])
+    return build(lambda: CLIP(config, processors), read_weights(folder), keys, folder)
 
 
 def _read_open_clip(folder: Path, data: dict[str, Any], processors: Mapping[str, Processor] | None) -> Method:
@@ -158,7 +169,15 @@ def _read_open_clip(folder: Path, data: dict[str, Any], processors: Mapping[str,
     if processors is None:
         image = read_open_clip_image_processor(data.get("preprocess_cfg") or {}, _size(config))
         config, processors = _with_text(folder, config, image)
-    return build(config, processors, read_weights(folder, open_clip.WEIGHTS), keys, folder)
+    return build(lambda: CLIP(config, processors), read_weights(folder, open_clip.WEIGHTS), keys, folder)
+
+
+def _read_bert(folder: Path, data: dict[str, Any], processors: Mapping[str, Processor] | None) -> Method:
+    tensors = bert.current_names(read_weights(folder), folder)
+    config = bert.config_of(data, tensors, folder)
+    if processors is None:
+        config, processors = bert.read_processors(folder, config)
+    return build(lambda: BERT(config, processors), tensors, bert.key_map(), folder)
 
 
 def _with_text(folder: Path, config: CLIPConfig, image: Processor) -> tuple[CLIPConfig, dict[str, Processor]]:
@@ -188,5 +207,6 @@ def _widen(tensor: Tensor) -> Tensor:
 READERS: dict[str, Callable[[Path, dict[str, Any], Mapping[str, Processor] | None], Method]] = {
     "clip": _read_clip,
     "siglip": _read_clip,
+    "bert": _read_bert,
 }
 """How a folder in transformers' layout is read, by the ``model_type`` in its ``config.json``."""

@@ -4,26 +4,32 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
+from intermodal.core.capabilities import HasWords
 from intermodal.core.checkpoint import WEIGHTS, write_tensors
 from intermodal.core.errors import CheckpointError
 from intermodal.core.files import atomic_folder
 from intermodal.data.processors import ImageProcessor, TextProcessor
-from intermodal.hub import clip
+from intermodal.hub import bert, clip
 from intermodal.hub.load import CONFIG
 from intermodal.hub.processors import IMAGE_FILE, write_image_processor, write_text_processor
+from intermodal.hub.word2vec_format import write_word2vec
 from intermodal.methods.base import Method
+from intermodal.methods.contrastive.bert import BERT
 from intermodal.methods.contrastive.clip import CLIP
 
+Layout = Literal["transformers", "word2vec", "word2vec-text"]
 
-def export(model: Method, path: str | Path, layout: Literal["transformers"] = "transformers") -> None:
+
+def export(model: Method, path: str | Path, layout: Layout = "transformers") -> None:
     """Write a model so that another library loads it, in one step: the folder is there in full or not at all.
 
     Args:
-        model: a CLIP whose architecture transformers' CLIPModel or SiglipModel has.
+        model: a CLIP whose architecture transformers' CLIPModel or SiglipModel has, or a BERT.
         path: the folder to write; one that is there is replaced.
-        layout: ``transformers``: ``config.json``, ``model.safetensors``, and for the processors that the
+        layout: ``word2vec`` and ``word2vec-text``: one file in word2vec's binary or text format, of a model with word
+            vectors. ``transformers``: ``config.json``, ``model.safetensors``, and for the processors that the
             model has ``preprocessor_config.json``, ``tokenizer.json``, ``tokenizer_config.json`` and
             ``special_tokens_map.json``.
 
@@ -31,8 +37,14 @@ def export(model: Method, path: str | Path, layout: Literal["transformers"] = "t
         CheckpointError: if the layout, the method or its architecture has no counterpart; it says why.
         IntermodalError: if the disk is full or writing is not permitted.
     """
+    if layout not in get_args(Layout):
+        raise CheckpointError(f"A model is exported in the layout {' or '.join(get_args(Layout))}, not {layout!r}.")
     if layout != "transformers":
-        raise CheckpointError(f"A model is exported in the layout 'transformers', not {layout!r}.")
+        if not isinstance(model, HasWords):
+            raise CheckpointError(f"The method {model.id!r} has no word vectors to be written in word2vec's format.")
+        return write_word2vec(model, path, "binary" if layout == "word2vec" else "text")
+    if isinstance(model, BERT):
+        return _export_bert(model, path)
     if not isinstance(model, CLIP):
         raise CheckpointError(f"The method {model.id!r} has no published layout to be exported in.")
     kind, _ = clip.model_type(model.config)
@@ -48,6 +60,20 @@ def export(model: Method, path: str | Path, layout: Literal["transformers"] = "t
             _write_json(folder / IMAGE_FILE, pictures)
         if isinstance(text, TextProcessor):
             write_text_processor(text, folder, sees_padding=kind == "siglip")
+
+
+def _export_bert(model: BERT, path: str | Path) -> None:
+    """Write a BERT with the heads that it has; one with none of them is written as BertModel."""
+    weights = {k: v.detach() for k, v in model.state_dict().items()}
+    config = bert.write_config(model.config)
+    config["dtype"] = str(weights["encoder.norm.weight"].dtype).removeprefix("torch.")
+    keys = bert.key_map(encoder_alone=not (model.config.mlm or model.config.nsp))
+    text = model.processors.get("text")
+    with atomic_folder(path) as folder:
+        write_tensors(folder / WEIGHTS, keys.to_published(weights), metadata={"format": "pt"})
+        _write_json(folder / CONFIG, config)
+        if isinstance(text, TextProcessor):
+            bert.write_tokenizer(text, folder)
 
 
 def _write_json(path: Path, data: object) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from intermodal.core.capabilities import Classifies, Embeds, capabilities_of
+from intermodal.core.capabilities import Classifies, Embeds, Generates, capabilities_of
 from intermodal.core.errors import ConfigError, DataError
 from intermodal.core.registry import cards
 from intermodal.data.images import SUFFIXES
@@ -53,6 +53,11 @@ def offering(model: object, capability: str, need: str) -> Any:
 def classifies(model: object, need: str) -> Classifies:
     """Return ``model`` as one that classifies pictures, or raise a ConfigError that says what lacks."""
     return offering(model, "classify", need)
+
+
+def generates(model: object, need: str) -> Generates:
+    """Return ``model`` as one that generates, or raise a ConfigError that says what lacks."""
+    return offering(model, "generate", need)
 
 
 def embeds(model: object, modality: str, need: str) -> Embeds:
@@ -110,8 +115,8 @@ def stamp(model: Method) -> ModelStamp:
         digest.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
         # As bytes, because NumPy has no bfloat16; a scalar has no last axis to view otherwise.
         digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
-    modality = embeds(model, "image", "An index of pictures").modalities[0]
-    dim = embeds(model, modality, "An index").embed(modality, []).shape[1]
+    embedder: Embeds = offering(model, "embed", "An index")
+    dim = embedder.embed(embedder.modalities[0], []).shape[1]
     return ModelStamp(model.id, dim, digest.hexdigest())
 
 

@@ -8,36 +8,31 @@ model is refused.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
-from intermodal.core.errors import DataError, IntermodalError
+from intermodal.core.errors import DataError
 from intermodal.core.progress import Progress, silent
 from intermodal.data.images import open_image
 from intermodal.data.source import Unreadable
+from intermodal.index.database import HIDDEN, explained, open_table, schema
 from intermodal.index.embedding import ModelStamp, embed_pictures, embeds, find_pictures, stamp
 from intermodal.index.hits import Hit, check_query
 from intermodal.methods.base import Method
 
-if TYPE_CHECKING:
-    from lancedb.table import Table
-
-HIDDEN = ".intermodal-index"
 TABLE = "pictures"
-STAMP = b"intermodal.model"
 READABLE = "error IS NULL"
-
-
-class IndexMismatchError(IntermodalError):
-    """An index that another model made."""
+_FIELDS = [
+    pa.field("path", pa.string(), nullable=False),
+    pa.field("mtime_ns", pa.int64()),
+    pa.field("size", pa.int64()),
+    pa.field("error", pa.string()),
+]
 
 
 class State(NamedTuple):
@@ -56,6 +51,7 @@ class Update:
         unreadable: the files among them that could not be read, and why.
         total: pictures in the index now.
         known_unreadable: files that were unreadable before and have not changed since.
+        what: the things that are indexed, in the plural.
     """
 
     added: int
@@ -64,9 +60,10 @@ class Update:
     unreadable: list[Unreadable]
     total: int
     known_unreadable: int
+    what: str = "pictures"
 
     def __str__(self) -> str:
-        text = f"{self.total} pictures ({self.added} new, {self.changed} changed, {self.removed} gone)"
+        text = f"{self.total} {self.what} ({self.added} new, {self.changed} changed, {self.removed} gone)"
         bad = len(self.unreadable) + self.known_unreadable
         return f"{text}, {bad} unreadable" if bad else text
 
@@ -102,43 +99,8 @@ class FolderIndex:
         self.path = Path(path) if path is not None else self.folder / HIDDEN
         self.model = embeds(model, "image", "An index of pictures")
         self.stamp = made_by or stamp(model)
-        with _explained(self.path):
-            self._table = self._open(rebuild)
-
-    def _open(self, rebuild: bool) -> Table:
-        # Lance logs the creation of every table as a warning.
-        os.environ.setdefault("LANCE_LOG", "error")
-        import lancedb
-
-        self.path.mkdir(parents=True, exist_ok=True)
-        database: Any = lancedb.connect(str(self.path), read_consistency_interval=timedelta(0))
-        if rebuild:
-            database.drop_table(TABLE, ignore_missing=True)
-        table = _existing(database, self.path)
-        if table is None:
-            return database.create_table(TABLE, schema=self._schema())
-        made_by = (table.schema.metadata or {}).get(STAMP)
-        if made_by is None:
-            raise DataError(f"{self.path} holds no index of this library: choose another place with --index.")
-        other = ModelStamp.from_json(made_by.decode())
-        if other != self.stamp:
-            raise IndexMismatchError(
-                f"The index {self.path} was made by another model ({other}) than this one ({self.stamp}): "
-                "replace it with --rebuild, or keep both with --index PATH."
-            )
-        return table
-
-    def _schema(self) -> pa.Schema:
-        return pa.schema(
-            [
-                pa.field("path", pa.string(), nullable=False),
-                pa.field("mtime_ns", pa.int64()),
-                pa.field("size", pa.int64()),
-                pa.field("error", pa.string()),
-                pa.field("vector", pa.list_(pa.float32(), self.stamp.dim)),
-            ],
-            metadata={STAMP: self.stamp.to_json().encode()},
-        )
+        with explained(self.path):
+            self._table = open_table(self.path, TABLE, self.stamp, _FIELDS, rebuild=rebuild)
 
     def __len__(self) -> int:
         return self._table.count_rows(READABLE)
@@ -154,7 +116,7 @@ class FolderIndex:
         """
         progress("looking at the folder", 0.0)
         found, nameless = self._scan()
-        with _explained(self.path):
+        with explained(self.path):
             known, bad = self._known()
             gone = sorted(known.keys() - found.keys())
             self._delete(gone)
@@ -218,14 +180,14 @@ class FolderIndex:
                 "error": pa.array([error for _, error, _ in rows], pa.string()),
                 "vector": pa.FixedSizeListArray.from_arrays(pa.array(matrix.ravel()), self.stamp.dim),
             },
-            schema=self._schema(),
+            schema=schema(_FIELDS, self.stamp),
         )
         self._table.merge_insert("path").when_matched_update_all().when_not_matched_insert_all().execute(batch)
 
     def search(self, vector: np.ndarray, k: int) -> list[Hit]:
         """Return the ``k`` closest pictures; see :meth:`intermodal.index.hits.SearchIndex.search`."""
         check_query(vector, k, self.stamp.dim)
-        with _explained(self.path):
+        with explained(self.path):
             query = self._table.search(vector.astype(np.float32), vector_column_name="vector")
             rows = query.distance_type("cosine").where(READABLE, prefilter=True).limit(k)  # type: ignore[attr-defined]
             return [self._hit(row["path"], row["_distance"]) for row in rows.select(["path", "_distance"]).to_list()]
@@ -233,33 +195,3 @@ class FolderIndex:
     def _hit(self, path: str, distance: float) -> Hit:
         file = self.folder / path
         return Hit(str(file), 1.0 - distance, picture=lambda: open_image(file))
-
-
-def _existing(database: Any, path: Path) -> Table | None:
-    """Open the table, or return None where there is none (also where its creation was cut short)."""
-    try:
-        return database.open_table(TABLE)
-    except (ValueError, FileNotFoundError):
-        return None
-    except RuntimeError as error:
-        raise DataError(f"The index {path} is damaged ({error}): replace it with --rebuild.") from error
-
-
-@contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    """Turn the database's errors into sentences."""
-    try:
-        yield
-    except PermissionError as error:
-        raise IntermodalError(f"No permission to write the index {path}: choose another place with --index.") from error
-    except OSError as error:
-        raise IntermodalError(f"The index {path} cannot be written ({error.strerror or error}).") from error
-    except RuntimeError as error:
-        text = str(error).splitlines()[0]
-        if "No space left" in str(error) or "os error 28" in str(error):
-            raise IntermodalError(f"The disk is full: the index {path} keeps what it had.") from error
-        if "Permission denied" in str(error) or "os error 13" in str(error):
-            raise IntermodalError(
-                f"No permission to write the index {path}: choose another place with --index."
-            ) from error
-        raise IntermodalError(f"The index {path} failed: {text}") from error

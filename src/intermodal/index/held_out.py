@@ -1,4 +1,4 @@
-"""The pictures that a model was not trained on, ready to be searched."""
+"""The pictures or texts that a model was not trained on, ready to be searched."""
 
 from __future__ import annotations
 
@@ -9,17 +9,20 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from intermodal.core.capabilities import Embeds
 from intermodal.core.config import Config
-from intermodal.core.errors import ConfigError, IntermodalError
+from intermodal.core.errors import ConfigError, DataError, IntermodalError
 from intermodal.core.files import atomic_file, read_json
 from intermodal.core.progress import Progress, silent
 from intermodal.data.catalog import cache_folder
 from intermodal.data.emoji import EmojiSource, emoji_table
 from intermodal.data.source import Source, SourceConfig
-from intermodal.index.embedding import ModelStamp, embed_pictures, embeds
+from intermodal.index.embedding import BATCH, ModelStamp, embed_pictures, offering
 from intermodal.index.hits import MemoryIndex
 from intermodal.methods.base import Method
 
+MOST_TEXTS = 20_000
+"""Of more held-out texts so many are searched, evenly taken."""
 CACHE_FORMAT = 1
 """Raised when pictures are read or prepared in another way than before."""
 
@@ -41,15 +44,18 @@ def source_of(run: str | Path) -> SourceConfig:
 
 
 def held_out(model: Method, source: SourceConfig, made_by: ModelStamp, progress: Progress = silent) -> MemoryIndex:
-    """Embed the held-out pictures: the emoji set's held-out concepts and styles, or another source's validation split.
+    """Embed what was held out: the emoji set's held-out concepts and styles, or another source's validation split.
 
-    The vectors of the shipped emoji set are kept in the user's cache folder, by the model's stamp.
+    Pictures where model and data have them, else texts. The vectors of the shipped emoji set are kept in the user's cache
+    folder, by the model's stamp.
 
     Raises:
-        ConfigError: if the model does not embed pictures.
-        DataError: if the data is not there.
+        ConfigError: if the model does not embed anything.
+        DataError: if the data is not there, or has nothing that the model embeds.
     """
-    embedder = embeds(model, "image", "A search")
+    embedder: Embeds = offering(model, "embed", "A search")
+    if "image" not in embedder.modalities:
+        return _held_out_texts(embedder, source, progress)
     shipped = isinstance(source, EmojiSource)
     pictures = (EmojiSource(unit="picture") if shipped else source).open("unseen" if shipped else "validation")
     cached = _cache_file(made_by, pictures) if shipped else None
@@ -76,6 +82,26 @@ def held_out(model: Method, source: SourceConfig, made_by: ModelStamp, progress:
         vectors,
         [pictures.sample_name(row) for row in rows],
         lambda at: pictures.sample(rows[at]),
+    )
+
+
+def _held_out_texts(embedder: Embeds, source: SourceConfig, progress: Progress) -> MemoryIndex:
+    if isinstance(source, EmojiSource):
+        raise DataError(
+            "This model embeds texts and was trained by no run, so there are no held-out texts: name a text file or folder."
+        )
+    opened = source.open("validation")
+    if "text" not in opened.fields:
+        raise DataError(f"{opened.name} has no texts to search: name a text file or folder.")
+    count = min(len(opened), MOST_TEXTS)
+    rows = [len(opened) * i // count for i in range(count)]
+    texts = [str(opened.sample(row)["text"]) for row in rows]
+    parts = []
+    for start in range(0, count, BATCH):
+        parts.append(embedder.embed("text", texts[start : start + BATCH]))
+        progress(f"embedding {count:,} held-out texts", min(start + BATCH, count) / count)
+    return MemoryIndex(
+        opened.name, np.concatenate(parts), [opened.sample_name(row) for row in rows], lambda at: {"text": texts[at]}
     )
 
 

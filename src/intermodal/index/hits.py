@@ -1,4 +1,4 @@
-"""What a search brings, what an index is, and the index in memory."""
+"""What a search brings (pictures or texts), what an index is, and the index in memory."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from intermodal.core.errors import DataError
 
 @dataclass(frozen=True)
 class Hit:
-    """One picture that a search found.
+    """One picture or text that a search found.
 
     Attributes:
         path: its file, or the name of the sample.
-        score: the cosine of query and picture, -1 to 1.
-        caption: what is said of the picture; empty where nothing is.
-        picture: opens it; raises a DataError if its file has gone in the meantime.
+        score: the cosine of query and hit, -1 to 1.
+        caption: what is said of the picture, empty where nothing is; or the text itself.
+        picture: opens the picture; raises a DataError if its file has gone in the meantime. None for a text.
     """
 
     path: str
     score: float
     caption: str = ""
-    picture: Callable[[], Image.Image] = field(repr=False, compare=False, kw_only=True)
+    picture: Callable[[], Image.Image] | None = field(default=None, repr=False, compare=False, kw_only=True)
 
 
 class SearchIndex(Protocol):
-    """Pictures that can be searched by a vector."""
+    """Pictures or texts that can be searched by a vector."""
 
     name: str
-    """What a person calls the pictures."""
+    """What a person calls them."""
 
     def __len__(self) -> int: ...
 
     def search(self, vector: np.ndarray, k: int) -> list[Hit]:
-        """Return the ``k`` pictures whose unit vectors are closest to the unit vector ``(D,)``, best first.
+        """Return the ``k`` whose unit vectors are closest to the unit vector ``(D,)``, best first.
 
         Raises:
             DataError: if ``vector`` is not of the index's dimension or ``k`` is below one.
@@ -50,7 +50,7 @@ class MemoryIndex:
     """A matrix of unit vectors and what each row stands for.
 
     Args:
-        name: what a person calls the pictures.
+        name: what a person calls them.
         vectors: float32 ``(N, D)``, rows of length one.
         paths: N names.
         sample: reads what is behind a row: its ``image`` and, where there is one, its ``text``.
@@ -81,7 +81,9 @@ class MemoryIndex:
         return str(self._sample(row).get("text", ""))
 
     def _hit(self, row: int, score: float) -> Hit:
-        return Hit(self.paths[row], score, self.caption(row), picture=lambda: self._sample(row)["image"])
+        sample = self._sample(row)
+        picture = (lambda: self._sample(row)["image"]) if "image" in sample else None
+        return Hit(self.paths[row], score, str(sample.get("text", "")), picture=picture)
 
 
 def check_query(vector: np.ndarray, k: int, dim: int) -> None:
@@ -89,4 +91,4 @@ def check_query(vector: np.ndarray, k: int, dim: int) -> None:
     if vector.shape != (dim,):
         raise DataError(f"The index holds vectors of {dim} dimensions; the query has the shape {vector.shape}.")
     if k < 1:
-        raise DataError(f"A search brings at least 1 picture; {k} were asked for.")
+        raise DataError(f"A search brings at least 1 hit; {k} were asked for.")

@@ -8,15 +8,18 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from intermodal.core.capabilities import capabilities_of
+from intermodal.core.capabilities import Embeds, capabilities_of
 from intermodal.core.errors import CheckpointError, DataError
 from intermodal.core.progress import Progress, silent
 from intermodal.core.registry import MethodCard, card
+from intermodal.data.named import is_text
 from intermodal.hub.load import load
 from intermodal.index.embedding import ModelStamp, embed_one, embeds, stamp
 from intermodal.index.folder import FolderIndex, Update
 from intermodal.index.held_out import held_out, source_of
 from intermodal.index.hits import MemoryIndex
+from intermodal.index.text import TextIndex
+from intermodal.index.words import WordIndex
 from intermodal.methods.base import Method
 
 
@@ -55,6 +58,11 @@ class Session:
         return capabilities_of(self.model)
 
     @property
+    def modalities(self) -> tuple[str, ...]:
+        """Which inputs the model embeds; none if it embeds nothing."""
+        return self.model.modalities if isinstance(self.model, Embeds) else ()
+
+    @property
     def parameters(self) -> int:
         """How many numbers the model has learnt."""
         return sum(p.numel() for p in self.model.parameters())
@@ -64,10 +72,18 @@ class Session:
         """By what indexes know the model."""
         return stamp(self.model)
 
+    @cached_property
+    def words(self) -> WordIndex:
+        """The model's words by their vectors.
+
+        Raises:
+            ConfigError: if it has none.
+        """
+        return WordIndex(self.model)
+
     def held_out(self, progress: Progress = silent) -> MemoryIndex:
-        """Return the pictures that the model was not trained on; they are embedded once."""
+        """Return the pictures, or texts, that the model was not trained on; they are embedded once."""
         if self._held_out is None:
-            embeds(self.model, "image", "A search")
             self._held_out = held_out(self.model, source_of(self.path), self.stamp, progress)
         return self._held_out
 
@@ -78,11 +94,18 @@ class Session:
         *,
         index: str | Path | None = None,
         rebuild: bool = False,
-    ) -> tuple[FolderIndex, Update]:
-        """Return a folder's index, brought up to date, and what that took."""
-        embeds(self.model, "image", "An index of pictures")
-        found = FolderIndex(folder, self.model, path=index, rebuild=rebuild, made_by=self.stamp)
+    ) -> tuple[FolderIndex | TextIndex, Update]:
+        """Return the index of a folder of pictures, or of a file or folder of text, up to date, and what that took."""
+        found: FolderIndex | TextIndex
+        if is_text(Path(folder)):
+            found = TextIndex(folder, self.model, index=index, rebuild=rebuild, made_by=self._stamped("text"))
+        else:
+            found = FolderIndex(folder, self.model, path=index, rebuild=rebuild, made_by=self._stamped("image"))
         return found, found.update(progress)
+
+    def _stamped(self, modality: str) -> ModelStamp:
+        embeds(self.model, modality, "An index of pictures" if modality == "image" else "An index of text")
+        return self.stamp
 
     def query(self, text: str | None = None, image: Image.Image | None = None) -> np.ndarray:
         """Return the unit vector of what is searched for: a text or a picture, one of the two.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from intermodal.core.checkpoint import read_checkpoint, save_checkpoint
 from intermodal.core.config import Config
 from intermodal.core.errors import CheckpointError
-from intermodal.core.fields import Field
+from intermodal.core.fields import SEED, Field
 from intermodal.data.processors import Processor
 
 Batch = dict[str, Tensor]
@@ -32,6 +32,57 @@ class Losses:
     parts: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
 
 
+def generator_of(batch: Batch) -> torch.Generator:
+    """Return a generator on the CPU that the seeds of a batch decide: same batch, same random numbers.
+
+    Draw on the CPU and move, so that a result does not depend on the device.
+    """
+    seeds = batch["seed"].cpu().to(torch.int64)
+    mixed = 0x4BF29CE484222325
+    for value in seeds.tolist():  # FNV-1a over the samples' seeds: the order of the samples counts
+        mixed = ((mixed ^ value) * 0x100000001B3) & 0x7FFFFFFFFFFFFFFF
+    return torch.Generator().manual_seed(mixed)
+
+
+class NativeEngine(Protocol):
+    """Trains a method outside autograd, in place; a step is an equal share of the whole work."""
+
+    data: str
+    """What a person would call the data."""
+    samples: int
+    """How many samples the whole work holds."""
+    about: str
+    """How much of what is worked on, and how (``"5 x 18,300,000 words of text-15m, 2 threads"``)."""
+
+    def step(self, number: int) -> dict[str, float]:
+        """Do one step and return its figures: ``loss`` and ``lr`` at least, and ``epoch``."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """Return all that the next step depends on, the method's own parameters included."""
+        ...
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Restore what :meth:`state` returned."""
+        ...
+
+    def close(self) -> None:
+        """End threads and remove temporary files."""
+        ...
+
+
+@runtime_checkable
+class TrainsNatively(Protocol):
+    """A method that can train itself, where compiled code is many times faster than autograd.
+
+    Its recipe builds the engine (``Recipe.engine``); with ``train.native=False`` it trains in the ordinary loop.
+    """
+
+    def native(self, **budget: Any) -> NativeEngine:
+        """Return the engine for a budget that the method defines."""
+        ...
+
+
 class Method(nn.Module):
     """Base of all methods.
 
@@ -40,7 +91,8 @@ class Method(nn.Module):
 
     Attributes:
         id: the name that ``intermodal methods`` prints.
-        needs: the fields of a batch, checked against the source before the first step.
+        needs: the fields of a batch, checked against the source before the first step; where they depend on the
+            configuration, an instance sets its own. A loss that is random asks for ``"seed": SEED``.
         contrasts_batch: the loss compares samples of one batch with one another, so gradient accumulation over smaller
             batches would change it.
         config: the configuration that the method was built from.
@@ -48,8 +100,8 @@ class Method(nn.Module):
     """
 
     id: ClassVar[str]
-    needs: ClassVar[Mapping[str, Field]]
-    contrasts_batch: ClassVar[bool] = False
+    needs: Mapping[str, Field]
+    contrasts_batch: bool = False
 
     def __init__(self, config: Config, processors: Mapping[str, Processor]) -> None:
         super().__init__()
@@ -63,6 +115,20 @@ class Method(nn.Module):
     def forward(self, batch: Batch) -> Losses:
         """Call :meth:`loss`: what a distributed wrapper calls, so that its hooks run."""
         return self.loss(batch)
+
+    @property
+    def inputs(self) -> dict[str, Processor]:
+        """The processors of the fields that a batch is made of."""
+        return {name: self.processors[name] for name, field in self.needs.items() if field != SEED}
+
+    @property
+    def needs_seed(self) -> bool:
+        """Whether the loss is random, so that the loader must draw seeds."""
+        return any(field == SEED for field in self.needs.values())
+
+    def prepare(self, tensors: Mapping[str, Tensor]) -> Batch:
+        """Turn what a loader yields, already on the method's device, into the batch that :meth:`loss` takes."""
+        return {k: self.processors[k].prepare(v) if k in self.processors else v for k, v in tensors.items()}
 
     def health(self) -> list[str]:
         """Return warnings in words about the state of training; empty when all is well."""

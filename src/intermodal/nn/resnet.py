@@ -2,7 +2,9 @@
 
 Three things differ from a ResNet: the stem has three convolutions, a stride is an average pool before a
 convolution (which blurs before it subsamples, Zhang 2019), and the last pooling is attention with the mean as
-its query.
+its query. Where the pooled features themselves are used, with no shared space to project into, the last pooling can be
+the plain mean (``pool="mean"``), as in a ResNet (He et al. 2016), or none (``pool="flat"``): the last map as one vector,
+which keeps where things are. For small pictures there can be fewer stages.
 
     B batch   C channels   H, W height and width in pixels   L positions of the last map   D width of the last
     map
@@ -11,6 +13,7 @@ its query.
 from __future__ import annotations
 
 import dataclasses
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +24,9 @@ from intermodal.core.errors import ConfigError, DataError
 from intermodal.nn.transformer import Attention
 
 EXPANSION = 4
+STEM_STRIDE = 4
 STRIDE = 32
+"""Pixels between neighbouring positions of the last map of four stages."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,32 +34,43 @@ class ResNetConfig(Config):
     """What a :class:`ModifiedResNet` is built from.
 
     Attributes:
-        image_size: pixels, one number for a square or (height, width); multiples of 32.
-        layers: blocks of each of the four stages; RN50 has (3, 4, 6, 3).
-        width: channels of the first stage's inner convolutions, even; the last map has ``32 * width``.
-        heads: heads of the attention pooling, a divisor of ``32 * width``; published models use ``width //
+        image_size: pixels, one number for a square or (height, width); multiples of the stride, which is 32 with four
+            stages, 16 with three, 8 with two.
+        layers: blocks of each stage; RN50 has (3, 4, 6, 3).
+        width: channels of the first stage's inner convolutions, even; the last map of four stages has
+            ``32 * width``, that of three 16, of two 8 times as many.
+        heads: heads of the attention pooling, a divisor of the last map's channels; published models use ``width //
             2``.
-        output_dim: width of the pooled output: the pooling projects into the shared space by itself.
+        output_dim: width of the pooled output: attention pooling projects into the shared space by itself. With
+            another pooling 0, the width that it has.
+        pool: ``attention`` (CLIP), ``mean`` or ``flat``.
 
     Raises:
         ConfigError: if a size does not fit.
     """
 
     image_size: int | tuple[int, int]
-    layers: tuple[int, int, int, int] = (3, 4, 6, 3)
+    layers: tuple[int, ...] = (3, 4, 6, 3)
     width: int = 64
-    heads: int
-    output_dim: int
+    heads: int = 1
+    output_dim: int = 0
+    pool: Literal["attention", "mean", "flat"] = "attention"
 
     def __post_init__(self) -> None:
-        if any(s < STRIDE or s % STRIDE for s in self.size):
-            raise ConfigError(f"ResNet: image_size must be a multiple of {STRIDE}, found {self.image_size}.")
+        if not 1 <= len(self.layers) <= 4 or min(self.layers) < 1:
+            raise ConfigError(f"ResNet: layers must be one to four numbers of at least 1, found {self.layers}.")
+        if any(s < self.stride or s % self.stride for s in self.size):
+            raise ConfigError(f"ResNet: image_size must be a multiple of {self.stride}, found {self.image_size}.")
         if self.width < 2 or self.width % 2 or self.heads < 1 or self.features % self.heads:
             raise ConfigError(
                 f"ResNet: width must be even and 32 * width a multiple of heads, found {self.width} and {self.heads}."
             )
-        if len(self.layers) != 4 or min(self.layers) < 1:
-            raise ConfigError(f"ResNet: layers must be four numbers of at least 1, found {self.layers}.")
+        if self.pool == "attention" and self.output_dim < 1:
+            raise ConfigError(f"ResNet: attention pooling needs an output_dim of at least 1, found {self.output_dim}.")
+        if self.output_dim not in (0, self.pooled_dim):
+            raise ConfigError(
+                f"ResNet: pool={self.pool!r} gives {self.pooled_dim} numbers: leave output_dim out, found {self.output_dim}."
+            )
 
     @property
     def size(self) -> tuple[int, int]:
@@ -64,12 +80,22 @@ class ResNetConfig(Config):
     @property
     def features(self) -> int:
         """D: channels of the last map."""
-        return STRIDE * self.width
+        return EXPANSION * self.width * 2 ** (len(self.layers) - 1)
+
+    @property
+    def stride(self) -> int:
+        """Pixels between neighbouring positions of the last map."""
+        return STEM_STRIDE * 2 ** (len(self.layers) - 1)
+
+    @property
+    def pooled_dim(self) -> int:
+        """Width of the pooled output."""
+        return {"attention": self.output_dim, "mean": self.features, "flat": self.tokens * self.features}[self.pool]
 
     @property
     def tokens(self) -> int:
         """L: positions of the last map."""
-        return (self.size[0] // STRIDE) * (self.size[1] // STRIDE)
+        return (self.size[0] // self.stride) * (self.size[1] // self.stride)
 
     def flops(self) -> int:
         """Return the forward floating-point operations of one picture (a multiply-add is two)."""
@@ -87,6 +113,8 @@ class ResNetConfig(Config):
                 if block == 0:
                     total += 2 * after * channels * outer
                 area, channels = after, outer
+        if self.pool != "attention":
+            return total
         d, keys = self.features, self.tokens + 1
         return total + 2 * d * d + 4 * keys * d * d + 4 * keys * d + 2 * d * self.output_dim
 
@@ -146,10 +174,11 @@ class ModifiedResNet(nn.Module):
             channels = EXPANSION * inner
             others = (Bottleneck(channels, inner, 1) for _ in range(blocks - 1))
             self.stages.append(nn.Sequential(first, *others))
-        self.position_embedding = nn.Parameter(channels**-0.5 * torch.randn(config.tokens + 1, channels))
-        self.pool = Attention(channels, config.heads, context_dim=channels, output_dim=config.output_dim)
-        for layer in (self.pool.q, self.pool.kv, self.pool.out):
-            nn.init.normal_(layer.weight, std=channels**-0.5)
+        if config.pool == "attention":
+            self.position_embedding = nn.Parameter(channels**-0.5 * torch.randn(config.tokens + 1, channels))
+            self.pool = Attention(channels, config.heads, context_dim=channels, output_dim=config.output_dim)
+            for layer in (self.pool.q, self.pool.kv, self.pool.out):
+                nn.init.normal_(layer.weight, std=channels**-0.5)
         for module in self.modules():
             if isinstance(module, Bottleneck):
                 nn.init.zeros_(module.bn3.weight)  # each block starts as the identity
@@ -179,5 +208,9 @@ class ModifiedResNet(nn.Module):
         for stage in self.stages:
             x = stage(x)
         tokens_BLD = x.flatten(2).transpose(1, 2)
+        if self.config.pool == "mean":
+            return tokens_BLD.mean(1), tokens_BLD
+        if self.config.pool == "flat":
+            return tokens_BLD.flatten(1), tokens_BLD
         x_BLD = torch.cat([tokens_BLD.mean(1, keepdim=True), tokens_BLD], dim=1) + self.position_embedding
         return self.pool(x_BLD[:, :1], x_BLD)[:, 0], tokens_BLD

@@ -1,6 +1,6 @@
 """The one attention and the one transformer block of the library.
 
-Everything with attention in it (ViT, CLIP's text tower, and all that follow) is composed of these parts.
+Everything with attention in it (ViT, CLIP's text tower, BERT, and all that follow) is composed of these parts.
 Shapes:
 
     B batch   L query positions   S key positions   D width   C width of the context
@@ -43,6 +43,44 @@ ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
 }
 
 
+SHORT = 512
+"""Up to so many keys the explicit form of :func:`attend` may hold its matrix of weights."""
+
+
+def attend(
+    q_BHLK: Tensor, k_BHSK: Tensor, v_BHSK: Tensor, *, mask: Tensor | None, dropout: float, causal: bool
+) -> Tensor:
+    """Return ``softmax(q k^T / sqrt(K)) v`` (Vaswani et al. 2017, equation 1), by the faster of two ways.
+
+    torch's fused kernel serves everywhere but in one place: training in half precision on a CPU, where its backward
+    pass is several times slower than the products written out (at 64 to 512 positions). Both compute the same.
+
+    Args:
+        q_BHLK: queries, shape (B, H, L, K).
+        k_BHSK: keys, shape (B, H, S, K).
+        v_BHSK: values, of the keys' shape.
+        mask: bool, broadcasts to (B, H, L, S), True where attending is allowed; each query needs one.
+        dropout: share of the weights to zero; the others are scaled by ``1 / (1 - dropout)``.
+        causal: position ``i`` sees positions ``<= i`` only; not together with a mask.
+
+    Returns:
+        Shape (B, H, L, K).
+    """
+    half = q_BHLK.dtype in (torch.bfloat16, torch.float16)
+    needs_grad = torch.is_grad_enabled() and q_BHLK.requires_grad
+    if not (half and needs_grad and q_BHLK.device.type == "cpu" and k_BHSK.shape[2] <= SHORT):
+        return F.scaled_dot_product_attention(
+            q_BHLK, k_BHSK, v_BHSK, attn_mask=mask, dropout_p=dropout, is_causal=causal
+        )
+    if causal:
+        mask = torch.ones(q_BHLK.shape[2], k_BHSK.shape[2], dtype=torch.bool, device=q_BHLK.device).tril()
+    scores_BHLS = (q_BHLK * q_BHLK.shape[-1] ** -0.5) @ k_BHSK.transpose(-1, -2)
+    if mask is not None:
+        scores_BHLS = scores_BHLS.masked_fill(~mask, float("-inf"))
+    weights_BHLS = scores_BHLS.softmax(-1, dtype=scores_BHLS.dtype)
+    return F.dropout(weights_BHLS, dropout) @ v_BHSK
+
+
 class Attention(nn.Module):
     """Multi-head attention, ``softmax(q k^T / sqrt(K)) v`` (Vaswani et al. 2017, equation 1).
 
@@ -55,6 +93,8 @@ class Attention(nn.Module):
         context_dim: C; None for self-attention.
         output_dim: width of the result; None for D.
         causal: position ``i`` sees positions ``<= i`` only.
+        dropout: share of the attention weights that are zeroed while training, from 0 to below 1, drawn from
+            torch's global generator.
 
     Raises:
         ConfigError: if ``width`` is no multiple of ``heads``.
@@ -68,12 +108,14 @@ class Attention(nn.Module):
         context_dim: int | None = None,
         output_dim: int | None = None,
         causal: bool = False,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         if heads < 1 or width % heads:
             raise ConfigError(f"Attention's width must be a multiple of its heads, found {width} and {heads}.")
         self.heads = heads
         self.causal = causal
+        self.dropout = dropout
         if context_dim is None:
             self.qkv = nn.Linear(width, 3 * width)
         else:
@@ -97,6 +139,31 @@ class Attention(nn.Module):
         Raises:
             ValueError: if the context is missing, or given to self-attention.
         """
+        q_BHLK, k_BHSK, v_BHSK = self._project(x_BLD, context_BSC)
+        y_BHLK = attend(
+            q_BHLK,
+            k_BHSK,
+            v_BHSK,
+            mask=None if mask is None else self._pairs(mask, q_BHLK.shape[2], k_BHSK.shape[2]),
+            dropout=self.dropout if self.training else 0.0,
+            causal=self.causal and mask is None,
+        )
+        return self.out(y_BHLK.transpose(1, 2).flatten(-2))
+
+    def weights(self, x_BLD: Tensor, context_BSC: Tensor | None = None) -> Tensor:
+        """Return what :meth:`forward` without a mask weighs the values with, (B, H, L, S): for looking at, not for training.
+
+        Each row of S sums to one; the matrix is held whole.
+        """
+        q_BHLK, k_BHSK, _ = self._project(x_BLD, context_BSC)
+        scores_BHLS = q_BHLK @ k_BHSK.transpose(-1, -2) * q_BHLK.shape[-1] ** -0.5
+        if self.causal:
+            past = torch.ones(scores_BHLS.shape[-2:], dtype=torch.bool, device=scores_BHLS.device).tril()
+            scores_BHLS = scores_BHLS.masked_fill(~past, float("-inf"))
+        return scores_BHLS.softmax(-1)
+
+    def _project(self, x_BLD: Tensor, context_BSC: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Return queries (B, H, L, K), keys and values (B, H, S, K)."""
         if context_BSC is None:
             if not hasattr(self, "qkv"):
                 raise ValueError("This attention was built with context_dim and needs a context.")
@@ -106,14 +173,7 @@ class Attention(nn.Module):
                 raise ValueError("This is self-attention: build it with context_dim to give it a context.")
             q_BLHK = self.q(x_BLD).unflatten(-1, (self.heads, -1))
             k_BSHK, v_BSHK = self.kv(context_BSC).unflatten(-1, (2, self.heads, -1)).unbind(-3)
-        y_BHLK = F.scaled_dot_product_attention(
-            q_BLHK.transpose(1, 2),
-            k_BSHK.transpose(1, 2),
-            v_BSHK.transpose(1, 2),
-            attn_mask=None if mask is None else self._pairs(mask, q_BLHK.shape[1], k_BSHK.shape[1]),
-            is_causal=self.causal and mask is None,
-        )
-        return self.out(y_BHLK.transpose(1, 2).flatten(-2))
+        return q_BLHK.transpose(1, 2), k_BSHK.transpose(1, 2), v_BSHK.transpose(1, 2)
 
     def _pairs(self, mask: Tensor, queries: int, keys: int) -> Tensor:
         """Return ``mask`` as one that broadcasts to (B, H, L, S), with causality folded in."""
@@ -161,19 +221,37 @@ class Block(nn.Module):
         attention: a module called as ``attention(x_BLD, mask=...)``.
         mlp: a module from (B, L, D) to (B, L, D).
         norm_eps: the layer norms' epsilon.
+        dropout: share of each branch's output that is zeroed while training, before it is added to the
+            residual stream (Vaswani et al. 2017, section 5.4), drawn from torch's global generator.
     """
 
-    def __init__(self, width: int, attention: nn.Module, mlp: nn.Module, *, norm_eps: float = 1e-5) -> None:
+    def __init__(
+        self, width: int, attention: nn.Module, mlp: nn.Module, *, norm_eps: float = 1e-5, dropout: float = 0.0
+    ) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(width, eps=norm_eps)
         self.attention = attention
         self.norm2 = nn.LayerNorm(width, eps=norm_eps)
         self.mlp = mlp
+        self.dropout = nn.Dropout(dropout)
 
     def forward(self, x_BLD: Tensor, *, mask: Tensor | None = None) -> Tensor:
         """Map (B, L, D) to (B, L, D); ``mask`` as in :meth:`Attention.forward`."""
-        x_BLD = x_BLD + self.attention(self.norm1(x_BLD), mask=mask)
-        return x_BLD + self.mlp(self.norm2(x_BLD))
+        x_BLD = x_BLD + self.dropout(self.attention(self.norm1(x_BLD), mask=mask))
+        return x_BLD + self.dropout(self.mlp(self.norm2(x_BLD)))
+
+
+class PostNormBlock(Block):
+    """A post-norm residual block, ``norm1(x + attention(x))``, then ``norm2(x + mlp(x))``.
+
+    The order of the first transformer and of BERT (Vaswani et al. 2017, section 3.1): the residual stream itself
+    is normalised after each branch. The parts and arguments are those of :class:`Block`.
+    """
+
+    def forward(self, x_BLD: Tensor, *, mask: Tensor | None = None) -> Tensor:
+        """Map (B, L, D) to (B, L, D); ``mask`` as in :meth:`Attention.forward`."""
+        x_BLD = self.norm1(x_BLD + self.dropout(self.attention(x_BLD, mask=mask)))
+        return self.norm2(x_BLD + self.dropout(self.mlp(x_BLD)))
 
 
 class Transformer(nn.Module):

@@ -90,6 +90,11 @@ class ViTConfig(Config):
         """Width of the pooled output."""
         return self.width
 
+    @property
+    def pooled_dim(self) -> int:
+        """Width of the pooled output, under the name that every image tower has."""
+        return self.width
+
     def flops(self) -> int:
         """Return the forward floating-point operations of one picture (a multiply-add is two)."""
         patches = 2 * self.grid[0] * self.grid[1] * self.channels * self.patch_size**2 * self.width

@@ -17,6 +17,23 @@ RECIPES: dict[str, str] = {
     "clip": "intermodal.recipes.clip:clip",
     "clip-photos": "intermodal.recipes.clip:clip_photos",
     "siglip": "intermodal.recipes.clip:siglip",
+    "simclr": "intermodal.recipes.self_supervised:simclr",
+    "vicreg": "intermodal.recipes.self_supervised:vicreg",
+    "e-ssl": "intermodal.recipes.self_supervised:e_ssl",
+    "siamese": "intermodal.recipes.self_supervised:siamese",
+    "supcon": "intermodal.recipes.self_supervised:supcon",
+    "supervised": "intermodal.recipes.self_supervised:supervised",
+    "triplet": "intermodal.recipes.self_supervised:triplet",
+    "ebm": "intermodal.recipes.ebm:ebm",
+    "ebm-2d": "intermodal.recipes.ebm:ebm_2d",
+    "nce": "intermodal.recipes.nce:nce",
+    "nce-density": "intermodal.recipes.nce:nce_density",
+    "word2vec": "intermodal.recipes.word2vec:word2vec",
+    "word2vec-cbow": "intermodal.recipes.word2vec:word2vec_cbow",
+    "binding": "intermodal.recipes.binding:binding",
+    "bert": "intermodal.recipes.bert:bert",
+    "simcse": "intermodal.recipes.bert:simcse",
+    "simcse-pairs": "intermodal.recipes.bert:simcse_pairs",
 }
 """Each recipe's name and the import path of its function."""
 

@@ -8,15 +8,17 @@ asks nothing else of it.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, Self
 
 from intermodal.core.config import Config
 from intermodal.core.errors import ConfigError
 from intermodal.core.progress import Progress
+from intermodal.data.named import source_named
 from intermodal.data.source import SourceConfig
 from intermodal.data.transforms import ImageAugment
 from intermodal.evaluate.result import Evaluation
-from intermodal.methods.base import Method
+from intermodal.methods.base import Method, NativeEngine
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +59,7 @@ class TrainConfig(Config):
         precision: ``fp32``, ``bf16`` or ``fp16``, through autocast.
         compile: run the method through ``torch.compile``.
         workers: worker processes that read data; 0 reads in the training process.
+        native: let a method that trains itself do so (word2vec); False trains it in the ordinary loop.
         seed: of everything random.
         log_every: steps between lines of metrics.
         eval_every: steps between evaluations on the validation split; 0 for none before the end.
@@ -70,6 +73,7 @@ class TrainConfig(Config):
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     compile: bool = False
     workers: int = 0
+    native: bool = True
     seed: int = 0
     log_every: int = 10
     eval_every: int = 0
@@ -125,6 +129,12 @@ class Recipe(Config):
         """Return the method with its processors, freshly initialised from the seed (or from a published checkpoint)."""
         raise ConfigError(f"The recipe {self.name!r} does not say how its method is built.")
 
+    def engine(self, method: Method, folder: Path, progress: Progress) -> NativeEngine:
+        """Return the engine that trains a method natively; temporary files go into ``folder``."""
+        raise ConfigError(
+            f"The recipe {self.name!r} does not say how its method trains itself: set train.native=False."
+        )
+
     def evaluate(self, method: Method, split: str, progress: Progress) -> Evaluation:
         """Judge a trained method on a split: in full on ``final_split``, quickly on another while training."""
         raise ConfigError(f"The recipe {self.name!r} does not say how its method is judged.")
@@ -136,3 +146,11 @@ class Recipe(Config):
     def on(self, source: SourceConfig) -> Self:
         """Return the recipe on other data, without the result that is expected on its own."""
         return self.replace(source=source, expect=())
+
+    def on_named(self, data: str) -> Self:
+        """Return the recipe on data that a person names; a recipe that takes other files (lists of pairs) reads them.
+
+        Raises:
+            DataError: if there is no such data.
+        """
+        return self.on(source_named(data))

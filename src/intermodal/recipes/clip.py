@@ -68,19 +68,9 @@ class CLIPRecipe(Recipe):
             if not isinstance(method, CLIP):
                 raise ConfigError(f"{self.init} holds the method {method.id!r}; this recipe trains clip.")
             return method
-        train = train_bpe if self.tokenizer.kind == "bpe" else train_words
-        tokenizer = train((text.lower() for text in self.source.training_texts()), self.tokenizer.vocab_size)
-        pad, eos = special_ids(tokenizer)
-        text = TextProcessor(
-            tokenizer, context_length=self.tokenizer.context_length, eos_id=eos, pad_id=pad, lower=True
-        )
-        model = self.model.replace(
-            text__vocab_size=text.vocab_size,
-            text__context_length=text.context_length,
-            text__eos_id=eos,
-            text__pad_id=pad,
-        )
-        image = ImageProcessor(size=_sides(model.image.image_size), resize=self.resize)
+        text, tower = trained_text(self.tokenizer, self.source, self.model.text)
+        model = self.model.replace(text=tower)
+        image = ImageProcessor(size=model.image.size, resize=self.resize)
         torch.manual_seed(self.train.seed)
         return CLIP(model, {"image": image, "text": text})
 
@@ -95,7 +85,7 @@ class CLIPRecipe(Recipe):
         """Return the recipe on other data: 64 pixels, a BPE, two text blocks; photographs and sentences hold more."""
         if isinstance(source, EmojiSource):
             return super().on(source)
-        size = max(64, *_sides(self.model.image.image_size))
+        size = max(64, *self.model.image.size)
         return (
             super().on(source).replace(model__image__image_size=size, model__text__depth=2, tokenizer=TokenizerConfig())
         )
@@ -120,8 +110,14 @@ class CLIPRecipe(Recipe):
         )
 
 
-def _sides(size: int | tuple[int, int]) -> tuple[int, int]:
-    return (size, size) if isinstance(size, int) else size
+def trained_text(config: TokenizerConfig, source: SourceConfig, tower: TextConfig) -> tuple[TextProcessor, TextConfig]:
+    """Return a text processor whose tokenizer is trained on the source's training texts, and the tower that fits it."""
+    train = train_bpe if config.kind == "bpe" else train_words
+    tokenizer = train((text.lower() for text in source.training_texts()), config.vocab_size)
+    pad, eos = special_ids(tokenizer)
+    text = TextProcessor(tokenizer, context_length=config.context_length, eos_id=eos, pad_id=pad, lower=True)
+    fitted = tower.replace(vocab_size=text.vocab_size, context_length=text.context_length, eos_id=eos, pad_id=pad)
+    return text, fitted
 
 
 def clip() -> CLIPRecipe:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
@@ -44,18 +45,29 @@ def build_report(run_folder: str | Path) -> Path:
 def page(record: Record) -> str:
     """Return the whole page."""
     drawn = [(name, title, build(record)) for name, title, build in _SECTIONS]
-    shown = [(name, title, body) for name, title, body in drawn if body]
-    links = el("nav", [el("a", title, href=f"#{name}") for name, title, _ in shown], aria_label="Sections")
+    return assemble(sections.title(record), sections.headline(record), drawn)
+
+
+def assemble(title: str, head: Child, drawn: Sequence[tuple[str, str, Html]]) -> str:
+    """Return a whole page that needs nothing but itself.
+
+    Args:
+        title: of the window.
+        head: what stands above the sections.
+        drawn: each section's anchor, heading and content; one without content is left out.
+    """
+    shown = [(name, heading, body) for name, heading, body in drawn if body]
+    links = el("nav", [el("a", heading, href=f"#{name}") for name, heading, _ in shown], aria_label="Sections")
     body: list[Child] = [
         el("div", links, _themes(), class_="bar"),
         el(
             "main",
-            sections.headline(record),
-            [el("section", el("h2", title), content, id=name) for name, title, content in shown],
+            head,
+            [el("section", el("h2", heading), content, id=name) for name, heading, content in shown],
         ),
         el("footer", el("p", "Written by intermodal. Everything in this page is inside this file.")),
     ]
-    return _document(sections.title(record), body)
+    return _document(title, body)
 
 
 def _themes() -> Html:

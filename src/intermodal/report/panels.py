@@ -1,4 +1,4 @@
-"""Panels of an evaluation as HTML: galleries, heatmaps, tables and bars, whatever the method."""
+"""Panels of an evaluation as HTML: galleries, heatmaps, tables, bars, curves and maps, whatever the method."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from functools import singledispatch
 import numpy as np
 from PIL import Image
 
-from intermodal.evaluate.result import Bars, Gallery, Heatmap, Item, Panel, Table
+from intermodal.evaluate.result import Bars, Gallery, Heatmap, Item, Lines, Panel, Scatter, Table
+from intermodal.report.curves import Axes, Series, chart
 from intermodal.report.html import Child, Html, el
+from intermodal.report.maps import scatter
 from intermodal.report.words import number, percent
 
 LONGEST_SIDE = 160
@@ -20,6 +22,8 @@ LONGEST_SIDE = 160
 
 def draw(panel: Panel) -> Html:
     """Return one panel as a titled figure."""
+    if isinstance(panel, Lines):
+        return _lines(panel)
     return el(
         "figure",
         el("figcaption", el("h3", panel.title), el("p", panel.about) if panel.about else None),
@@ -179,6 +183,18 @@ def _bars(panel: Bars) -> Html:
             el("tr", [el("th", n, scope="col", class_="n" if i > 1 else None) for i, n in enumerate(names)]),
         )
     return el("table", head, el("tbody", rows))
+
+
+@_body.register
+def _scatter(panel: Scatter) -> Html:
+    return scatter(panel)
+
+
+def _lines(panel: Lines) -> Html:
+    """Return curves as the charts of training are drawn, with their axes named."""
+    axes = Axes(panel.x_label, panel.y_label, panel.log_x, panel.log_y)
+    series = [Series(line.name, list(zip(line.x, line.y, strict=True))) for line in panel.series]
+    return chart(panel.title, series, about=panel.about, axes=axes)
 
 
 def _width(value: float, top: float) -> str:

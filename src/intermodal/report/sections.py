@@ -8,7 +8,7 @@ from typing import Any
 
 from intermodal.core.errors import ConfigError
 from intermodal.core.registry import card
-from intermodal.evaluate.result import Bars, Evaluation, Gallery, Heatmap, Table
+from intermodal.evaluate.result import Bars, Evaluation, Gallery, Table
 from intermodal.report.curves import COLOURS, Series, chart
 from intermodal.report.html import Child, Html, el, join
 from intermodal.report.panels import draw
@@ -40,7 +40,7 @@ def headline(record: Record) -> Html:
     result = record.main
     parts: list[Child] = [el("h1", title(record)), el("p", _about_method(record), class_="lead")]
     if result is not None:
-        parts.append(_figure(result))
+        parts.append(result_in_words(result))
     else:
         parts.append(el("p", "Not judged yet: there is no evaluation in the run's folder.", class_="empty"))
     return el("header", parts, class_="headline")
@@ -69,7 +69,8 @@ def _about_method(record: Record) -> Child:
     return [f"{name}. ", ", ".join(said) + "." if said else "", state]
 
 
-def _figure(result: Evaluation) -> Html:
+def result_in_words(result: Evaluation) -> Html:
+    """Return the headline figure and its sentence; of an evaluation without one, its first figure."""
     if result.headline is not None:
         figure, sentence = result.headline.figure, result.headline.sentence
     elif result.metrics:
@@ -121,10 +122,11 @@ def _other_splits(record: Record) -> list[Html]:
 
 
 def pictures(record: Record) -> Html:
-    """Return galleries and heatmaps."""
+    """Return galleries, heatmaps, curves and maps."""
     if record.main is None:
         return Html("")
-    shown = [p for p in record.main.panels if isinstance(p, Heatmap) or (isinstance(p, Gallery) and not p.failures)]
+    elsewhere = (Table, Bars)
+    shown = [p for p in record.main.panels if not isinstance(p, elsewhere) and not getattr(p, "failures", False)]
     return join([draw(p) for p in shown])
 
 

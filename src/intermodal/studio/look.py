@@ -71,15 +71,29 @@ def note(text: str, bad: bool = False) -> str:
     return f'<p class="{kind}" role="{role}">{html.escape(text)}</p>'
 
 
-def cards(items: Sequence[tuple[Image.Image, float, str, str]], caption: str) -> str:
+def cards(items: Sequence[tuple[Image.Image, float | None, str, str]], caption: str) -> str:
     """Return pictures as a grid of cards.
 
     Args:
-        items: picture, score (its bar is full at 1), words under it, and what a pointer sees.
+        items: picture, score (its bar is full at 1; None for none), words under it, and what a pointer sees.
         caption: one line above the grid.
     """
     cells = "".join(_card(rank, *item) for rank, item in enumerate(items, 1))
     return f'<p class="im-caption" role="status">{html.escape(caption)}</p><ol class="im-grid">{cells}</ol>'
+
+
+def passages(items: Sequence[tuple[str, float | None, str]], caption: str) -> str:
+    """Return texts as a list.
+
+    Args:
+        items: text, score (its bar is full at 1; None for none), and where it stands.
+        caption: one line above the list.
+    """
+    rows = "".join(
+        f"<li><b>{rank}</b><p>{html.escape(text)}<small>{html.escape(place)}</small></p>{_score(score)}</li>"
+        for rank, (text, score, place) in enumerate(items, 1)
+    )
+    return f'<p class="im-caption" role="status">{html.escape(caption)}</p><ol class="im-passages">{rows}</ol>'
 
 
 def bars(items: Sequence[tuple[str, float]]) -> str:
@@ -92,13 +106,31 @@ def bars(items: Sequence[tuple[str, float]]) -> str:
     return f'<ol class="im-bars">{rows}</ol>'
 
 
-def _card(rank: int, picture: Image.Image, score: float, words: str, hint: str) -> str:
+def ranked(items: Sequence[tuple[str, float]], caption: str) -> str:
+    """Return names with a score each as bars; a bar is full at 1."""
+    rows = "".join(
+        f'<li><span class="im-name">{html.escape(name)}</span>'
+        f'<span class="im-bar"><i style="width:{max(score, 0):.1%}"></i></span><b>{score:.3f}</b></li>'
+        for name, score in items
+    )
+    return f'<p class="im-caption" role="status">{html.escape(caption)}</p><ol class="im-bars">{rows}</ol>'
+
+
+def _card(rank: int, picture: Image.Image, score: float | None, words: str, hint: str) -> str:
     words, hint = html.escape(words), html.escape(hint)
     return (
         f'<li title="{hint}"><img src="{_data_uri(picture)}" alt="{words}">'
         f'<span class="im-words"><b>{rank}</b> {words}</span>'
+        f"{_score(score)}</li>"
+    )
+
+
+def _score(score: float | None) -> str:
+    if score is None:
+        return ""
+    return (
         f'<span class="im-score"><span class="im-bar"><i style="width:{max(score, 0):.1%}"></i></span>'
-        f"<data value='{score:.4f}'>{score:.3f}</data></span></li>"
+        f"<data value='{score:.4f}'>{score:.3f}</data></span>"
     )
 
 

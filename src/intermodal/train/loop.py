@@ -7,14 +7,9 @@ One step: take a batch, change it to what the network takes, descend the loss, l
 
 from __future__ import annotations
 
-import datetime
 import math
-import re
-import signal
 import time
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
-from types import FrameType
 from typing import Any
 
 import torch
@@ -26,22 +21,21 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_
 
 from intermodal.core.errors import ConfigError, TrainingError
 from intermodal.core.fields import check_fields
-from intermodal.core.version import __version__
 from intermodal.data.loader import Batch, train_loader
 from intermodal.data.source import UnreadableCounter
 from intermodal.methods.base import Losses, Method
 from intermodal.recipes.base import Recipe
-from intermodal.train.folder import MetricsWriter, Run, save_batch
-from intermodal.train.meter import Meter, hardware, matmul_speed
+from intermodal.train.base import Training
+from intermodal.train.folder import Run, save_batch
+from intermodal.train.meter import Meter, matmul_speed
 from intermodal.train.optim import build_optimizer, learning_rate, moving_average
-from intermodal.train.progress import TrainProgress, clock
 from intermodal.train.state import random_state, set_random_state
 
 _PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 
 
-class Trainer:
-    """Trains one recipe in one run's folder.
+class Trainer(Training):
+    """Trains one recipe in one run's folder by autograd.
 
     Args:
         recipe: what to train.
@@ -54,21 +48,16 @@ class Trainer:
     """
 
     def __init__(self, recipe: Recipe, run: Run, quiet: bool = False) -> None:
-        self.recipe, self.config = recipe, recipe.train
         AcceleratorState._reset_state()  # of an earlier run in this process, which may have had another precision
         self.accelerator = Accelerator(
-            mixed_precision=_PRECISION[self.config.precision],
-            gradient_accumulation_steps=self.config.accumulate,
+            mixed_precision=_PRECISION[recipe.train.precision],
+            gradient_accumulation_steps=recipe.train.accumulate,
             step_scheduler_with_optimizer=False,
         )
-        self.is_main = self.accelerator.is_main_process
-        self.run = Run(broadcast_object_list([str(run.path)])[0])  # a new run's name holds the time: one for all ranks
-        self.progress = TrainProgress(self.config.steps, quiet=quiet or not self.is_main)
-        self.progress.say(f"Preparing {recipe.name} ...")
-        self.step = self.epoch = 0
-        self.seconds = self.cpu_seconds = 0.0
-        self._stop = False
-        self._warned: set[str] = set()
+        self.device = self.accelerator.device
+        place = Run(broadcast_object_list([str(run.path)])[0])  # a new run's name holds the time: one for all ranks
+        super().__init__(recipe, place, is_main=self.accelerator.is_main_process, quiet=quiet)
+        self.epoch = 0
         self._open()
 
     def _open(self) -> None:
@@ -85,10 +74,11 @@ class Trainer:
             self.run.start(recipe)
         self.loader, self.sampler = train_loader(
             self.source,
-            {k: self.method.processors[k] for k in self.method.needs},
+            self.method.inputs,
             batch_size=self.config.batch_size,
             seed=self.config.seed,
             augment=recipe.augment,
+            seeds=self.method.needs_seed,
             workers=self.config.workers,
             rank=self.accelerator.process_index,
             world=self.accelerator.num_processes,
@@ -103,42 +93,14 @@ class Trainer:
         self.rate = learning_rate(recipe.optim, self.config.steps)
         self.unreadable = UnreadableCounter(self.source.name, max_share=recipe.source.max_unreadable)
         self._loader_state: dict[str, Any] | None = None
-        state = self.run.latest_state()
-        if state is not None:
-            self.load_state(state)
-            self.progress.say(f"Resuming {self.run.path} at step {self.step} of {self.config.steps}.")
+        self._resume()
 
-    def fit(self) -> bool:
-        """Train to the last step; return False if a SIGTERM ended it early (all is saved then).
+    def _on_what(self) -> str:
+        return f"{len(self.source):,} samples of {self.source.name}, {self.config.steps} steps of {self.sampler.batch_size}"
 
-        Raises:
-            TrainingError: if the loss is no longer a number; the batch is saved in the run's folder.
-        """
-        parameters = sum(p.numel() for p in self.method.parameters())
-        self.progress.say(
-            f"Training {self.recipe.method} ({parameters / 1e6:.1f} M parameters) on {len(self.source):,} samples of "
-            f"{self.source.name}, {self.config.steps} steps of {self.sampler.batch_size}, in {self.run.path}"
-        )
-        if self.is_main:
-            self.run.truncate_metrics(self.step)
+    def _new_meter(self) -> Meter:
         peak = matmul_speed(self.accelerator.device, self.config.precision)
-        share = self.sampler.batch_size // self.accelerator.num_processes
-        self.meter = Meter(self.method.train_flops(share), peak)
-        self.writer = MetricsWriter(self.run) if self.is_main else None
-        try:
-            with self.progress, self._terminations():
-                self._train()
-        finally:
-            if self.writer is not None:
-                self.writer.close()
-        finished = self.step >= self.config.steps
-        self._write_summary("finished" if finished else "stopped", parameters)
-        took = clock(self.seconds)
-        if finished:
-            self.progress.say(f"Trained {self.step} steps in {took}.")
-        else:
-            self.progress.say(f"Stopped at step {self.step} after {took}; the same command goes on from here.")
-        return finished
+        return Meter(self.method.train_flops(self.sampler.batch_size // self.accelerator.num_processes), peak)
 
     def _train(self) -> None:
         self.model.train()
@@ -151,10 +113,9 @@ class Trainer:
             values = self._step(batch)
             self.step += 1
             self.meter.step(self.sampler.batch_size)
-            self.seconds += time.monotonic() - last[0]
-            self.cpu_seconds += time.process_time() - last[1]
-            last = time.monotonic(), time.process_time()
-            self._after_step(batch, values)
+            last = self._timed(last)
+            self._note_unreadable(batch)
+            self._after_step(values, self.epoch)
         batches.close()
         self.save()
         self.loader.close()
@@ -175,8 +136,8 @@ class Trainer:
         rate = self.rate(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        device, processors = self.accelerator.device, self.method.processors
-        tensors = {k: processors[k].prepare(v.to(device, non_blocking=True)) for k, v in batch.tensors.items()}
+        device = self.accelerator.device
+        tensors = self.method.prepare({k: v.to(device, non_blocking=True) for k, v in batch.tensors.items()})
         tensors = {k: v.contiguous(memory_format=torch.channels_last) if v.ndim == 4 else v for k, v in tensors.items()}
         figures: dict[str, Tensor] = {}
         for part in split_batch(tensors, self.config.accumulate):
@@ -212,44 +173,13 @@ class Trainer:
             f"is in {path}; the last checkpoint stands. Try a lower optim.lr, or precision fp32."
         )
 
-    def _after_step(self, batch: Batch, values: dict[str, float]) -> None:
-        config, step = self.config, self.step
+    def _note_unreadable(self, batch: Batch) -> None:
         self.unreadable.add(batch.skipped, seen=len(next(iter(batch.tensors.values()))))
         if batch.skipped:
             self._log("skipped", {"files": [s.reason for s in batch.skipped]})
-        if step % config.log_every == 0 or step == config.steps:
-            figures = {**values, **self.meter.read(self.accelerator.device), "epoch": self.epoch}
-            self._log("train", {**figures, "seconds": self.seconds, "cpu_seconds": self.cpu_seconds})
-            self.progress.step(step, figures)
-            self._report_health()
-        if config.eval_every and step % config.eval_every == 0 and step < config.steps:
-            self._evaluate()
-        if step % config.checkpoint_every == 0 and step < config.steps:
-            self.save()
 
-    def _report_health(self) -> None:
-        if self.step <= self.recipe.optim.warmup:  # every network looks ill before it has learnt anything
-            return
-        for warning in self.method.health():
-            kind = re.sub(r"[\d.]+", "#", warning)  # the same warning with another figure is the same warning
-            if kind not in self._warned:
-                self._warned.add(kind)
-                self.progress.say(f"Warning: {warning}")
-                self._log("health", {"warning": warning})
-
-    def _evaluate(self) -> None:
-        if self.is_main:
-            generators = random_state()
-            model = self.judged()
-            model.eval()
-            result = self.recipe.evaluate(model, "validation", self.progress.stage)
-            self._log("eval", dict(result.metrics))
-            name, value = next(iter(result.metrics.items()))
-            self.progress.say(f"step {self.step}: {name} {value:.3f} on the validation split")
-            set_random_state(generators)
+    def _meet(self) -> None:
         self.accelerator.wait_for_everyone()
-        self.model.train()
-        self.meter.reset()
 
     def judged(self) -> Method:
         """Return the model that is judged and saved: the moving average, if there is one."""
@@ -305,59 +235,16 @@ class Trainer:
         self._loader_state = state["loader"]
         set_random_state(state["random"])
 
-    def save(self) -> None:
-        """Write a checkpoint to resume from, and the model as it is."""
-        state = self.state()
-        if self.is_main:
-            self.run.save_state(self.step, state, self.config.keep)
-            self.judged().save(self.run.model_path)
-        self.accelerator.wait_for_everyone()
-
-    def _log(self, kind: str, values: dict[str, Any]) -> None:
-        if self.writer is not None:
-            self.writer.write(kind, self.step, values)
-
-    def _write_summary(self, status: str, parameters: int) -> None:
-        if not self.is_main:
-            return
-        self.run.write_summary(
-            {
-                "status": status,
-                "recipe": self.recipe.name,
-                "method": self.recipe.method,
-                "data": self.source.name,
-                "samples": len(self.source),
-                "steps": self.step,
-                "batch_size": self.sampler.batch_size,
-                "parameters": parameters,
-                "seconds": self.seconds,
-                "cpu_seconds": self.cpu_seconds,
-                "processes": self.accelerator.num_processes,
-                "hardware": hardware(self.accelerator.device),
-                "precision": self.config.precision,
-                "torch": torch.__version__,
-                "intermodal": __version__,
-                "date": datetime.date.today().isoformat(),
-                "skipped": self.unreadable.count,
-            }
-        )
-
-    @contextmanager
-    def _terminations(self) -> Iterator[None]:
-        """Let SIGTERM end training after the current step, with everything saved."""
-
-        def stop(number: int, frame: FrameType | None) -> None:
-            self._stop = True
-
-        try:
-            before = signal.signal(signal.SIGTERM, stop)
-        except ValueError:  # not in the main thread (a notebook's worker, the page): signals are not ours to take
-            yield
-            return
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGTERM, before)
+    def _summary(self) -> dict[str, Any]:
+        return {
+            **super()._summary(),
+            "data": self.source.name,
+            "samples": len(self.source),
+            "batch_size": self.sampler.batch_size,
+            "processes": self.accelerator.num_processes,
+            "precision": self.config.precision,
+            "skipped": self.unreadable.count,
+        }
 
 
 _FULL = StateDictOptions(full_state_dict=True, cpu_offload=True)

@@ -9,15 +9,18 @@ from typing import Any
 
 from intermodal.core.errors import ConfigError
 from intermodal.core.progress import Progress, silent
+from intermodal.core.registry import load_class
 from intermodal.core.version import __version__
-from intermodal.data.named import source_named
 from intermodal.data.source import SourceConfig
 from intermodal.evaluate.result import save as save_evaluation
+from intermodal.methods.base import TrainsNatively
 from intermodal.recipes import get_recipe
 from intermodal.recipes.base import Recipe
 from intermodal.report.build import build_report
+from intermodal.train.base import Training
 from intermodal.train.folder import Run
 from intermodal.train.loop import Trainer
+from intermodal.train.native import NativeTrainer
 from intermodal.train.progress import clock
 
 
@@ -52,13 +55,14 @@ def fit(
     """
     recipe = get_recipe(recipe) if isinstance(recipe, str) else recipe
     if data is not None:
-        recipe = recipe.on(data if isinstance(data, SourceConfig) else source_named(str(data)))
+        recipe = recipe.on(data) if isinstance(data, SourceConfig) else recipe.on_named(str(data))
     if overrides:
         recipe = recipe.replace(**overrides)
     run = run if isinstance(run, Run) else Run(run) if run is not None else Run.new(recipe.name)
     if not resume and run.checkpoints():
         raise ConfigError(f"{run.path} already holds a run: choose another folder, or let it resume.")
-    trainer = Trainer(recipe, run, quiet=quiet)
+    native = recipe.train.native and issubclass(load_class(recipe.method), TrainsNatively)
+    trainer: Training = (NativeTrainer if native else Trainer)(recipe, run, quiet=quiet)
     run = trainer.run
     finished = trainer.fit()
     if finished and evaluate and trainer.is_main:

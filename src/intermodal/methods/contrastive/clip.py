@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -84,7 +84,7 @@ class CLIP(Method):
     """
 
     id = "clip"
-    needs: ClassVar[Mapping[str, Field]] = {
+    needs: Mapping[str, Field] = {
         "image": Field((), "image", "a picture"),
         "text": Field((), "str", "a text that describes the picture"),
     }
@@ -101,7 +101,7 @@ class CLIP(Method):
         else:
             self.image = ModifiedResNet(config.image)
         self.text = TextTransformer(config.text)
-        image_dim, dim = config.image.output_dim, config.embed_dim
+        image_dim, dim = config.image.pooled_dim, config.embed_dim
         if not config.project_image and image_dim != dim:
             raise ConfigError(f"The picture's tower ends in {image_dim} dimensions, the joint space has {dim}.")
         self.image_projection = nn.Linear(image_dim, dim, bias=False) if config.project_image else nn.Identity()

@@ -55,6 +55,7 @@ function chart(figure) {
   const [grid, lines, cursor] = svg.querySelectorAll("g");
   const smooth = figure.querySelector(".smooth"), log = figure.querySelector(".log");
   const steps = [...new Set(series.flatMap((s) => s.points.map((p) => p[0])))].sort((a, b) => a - b);
+  const logX = "logx" in figure.dataset, flat = (x) => (logX ? Math.log10(x) : x);
   let xAt, yAt, shown, at = -1;
 
   function draw() {
@@ -64,9 +65,9 @@ function chart(figure) {
     let low = Math.min(...ys), high = Math.max(...ys);
     const room = high > low ? (high - low) * 0.05 : Math.abs(low) * 0.1 || 0.5;
     low -= room; high += room;
-    let first = steps[0], last = steps[steps.length - 1];
+    let first = flat(steps[0]), last = flat(steps[steps.length - 1]);
     if (last === first) { first -= 0.5; last += 0.5; }
-    xAt = (x) => LEFT + ((x - first) / (last - first)) * (W - LEFT - RIGHT);
+    xAt = (x) => LEFT + ((flat(x) - first) / (last - first)) * (W - LEFT - RIGHT);
     yAt = (y) => H - BOTTOM - ((turned(y) - low) / (high - low)) * (H - TOP - BOTTOM);
     grid.replaceChildren(); lines.replaceChildren(); cursor.replaceChildren();
     const levels = log && log.checked ? logTicks(low, high) : ticks(low, high, 4);
@@ -75,7 +76,7 @@ function chart(figure) {
       grid.append(node("line", { x1: LEFT, x2: W - RIGHT, y1: height, y2: height }));
       grid.append(node("text", { x: LEFT - 8, y: height + 4, "text-anchor": "end" }, tickText(y)));
     }
-    for (const x of ticks(first, last, 5))
+    for (const x of logX ? logTicks(first, last) : ticks(first, last, 5))
       grid.append(node("text", { x: xAt(x), y: H - 8, "text-anchor": "middle" }, tickText(x)));
     series.forEach((s, i) => {
       if (keep) lines.append(node("path", { d: path(s.points), class: `line raw c${i}` }));
@@ -110,7 +111,7 @@ function chart(figure) {
     const x = steps[at];
     cursor.replaceChildren(node("line", { x1: xAt(x), x2: xAt(x), y1: TOP, y2: H - BOTTOM }));
     tip.replaceChildren();
-    tip.append(Object.assign(document.createElement("b"), { textContent: `step ${written(x)}` }));
+    tip.append(Object.assign(document.createElement("b"), { textContent: `${figure.dataset.x} ${written(x)}` }));
     shown.forEach((points, i) => {
       const point = points.find((p) => p[0] === x);
       if (!point || point[1] === null) return;

@@ -1,4 +1,4 @@
-"""Search: words or a picture in, the closest pictures out, among held-out ones or in a folder."""
+"""Search: words or a picture in, the closest pictures or texts out, among held-out ones or in a person's own."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ import gradio as gr
 from intermodal.core.errors import DataError, IntermodalError
 from intermodal.data.emoji import EmojiSource
 from intermodal.data.images import open_image
-from intermodal.index.embedding import embeds
 from intermodal.index.held_out import source_of
 from intermodal.index.hits import Hit, SearchIndex
 from intermodal.index.session import Session
-from intermodal.studio.look import cards, note
+from intermodal.studio.look import cards, note, passages
 from intermodal.studio.tab import Setting, Tab
 
-HELD_OUT, FOLDER = "Held-out pictures", "A folder of mine"
+HELD_OUT, OWN = "Held out", "My own"
 EMOJI_SAMPLES = (
     "something cold to eat",
     "it flies",
@@ -24,7 +23,6 @@ EMOJI_SAMPLES = (
     "an animal in the sea",
     "a red fruit",
 )
-HINT = "Type what you are looking for, or drop a picture."
 SHOWN = 18
 # On a phone the results are below the fold: bring them into view.
 SHOW_RESULT = """() => {
@@ -36,14 +34,17 @@ SHOW_RESULT = """() => {
 def build(setting: Setting) -> None:
     """Add the tab's components."""
     session = setting.session
-    by_text = "text" in embeds(session.model, "image", "The search").modalities
+    modalities: tuple[str, ...] = session.modalities
+    by_text, by_image = "text" in modalities, "image" in modalities
+    things = "pictures" if by_image else "texts"
+    hint = _hint(by_text, by_image)
     places, problem = _places(setting)
-    in_folder = places[0] == FOLDER
+    in_folder = places[0] == OWN
     with gr.Row(equal_height=False):
         with gr.Column(scale=3, min_width=300):
             text = gr.Textbox(
                 show_label=False,
-                placeholder=HINT,
+                placeholder=hint,
                 visible=by_text,
                 autofocus=by_text,
                 max_lines=1,
@@ -53,18 +54,19 @@ def build(setting: Setting) -> None:
             with gr.Row(elem_classes="im-samples"):
                 samples = _samples(setting) if by_text else ()
                 buttons = [gr.Button(sample, size="sm", variant="secondary") for sample in samples]
-            place = gr.Radio(places, value=places[0], label="Search in", visible=len(places) > 1)
+            labels = [(f"{name} {things}", name) for name in places]
+            place = gr.Radio(labels, value=places[0], label="Search in", visible=len(places) > 1)
             folder = gr.Textbox(
-                label="Folder",
-                placeholder="/home/me/Pictures",
-                info="Its pictures are indexed the first time; later only new and changed ones are read.",
+                label="Folder" if by_image else "Text file or folder",
+                placeholder="/home/me/Pictures" if by_image else "/home/me/book.txt",
+                info=f"Its {things} are indexed the first time; later only what is new is read.",
                 visible=in_folder,
                 max_lines=1,
                 submit_btn="Open",
                 elem_id="im-folder",
             )
             rebuild = gr.Checkbox(False, label="Replace an index that another model made", visible=in_folder)
-        with gr.Column(scale=1, min_width=220):
+        with gr.Column(scale=1, min_width=220, visible=by_image):
             image = gr.Image(
                 label="Or drop a picture",
                 type="filepath",
@@ -73,7 +75,7 @@ def build(setting: Setting) -> None:
                 elem_id="im-picture",
             )
     result = gr.HTML(
-        note(problem or HINT, bad=bool(problem)), elem_id="im-result", elem_classes="im-html", padding=False
+        note(problem or hint, bad=bool(problem)), elem_id="im-result", elem_classes="im-html", padding=False
     )
     last = gr.State(("", None))
 
@@ -88,7 +90,7 @@ def build(setting: Setting) -> None:
         try:
             among, about = _index(session, place, folder, rebuild, report)
             if not words.strip() and file is None:
-                return note(f"Ready to search {about}. {HINT}")
+                return note(f"Ready to search {about}. {hint}")
             picture = open_image(file, "The picture") if file else None
             hits = among.search(session.query(None if file else words, picture), SHOWN)
             asked = "The picture" if file else f"“{words.strip()}”"
@@ -102,11 +104,17 @@ def build(setting: Setting) -> None:
     queries += [button.click(_by_words, button, query_parts, queue=False) for button in buttons]
     queries += [image.upload(lambda file: ("", file, ("", file)), image, query_parts, queue=False)]
     queries += [
-        place.change(lambda choice: [gr.update(visible=choice == FOLDER)] * 2, place, [folder, rebuild], queue=False)
+        place.change(lambda choice: [gr.update(visible=choice == OWN)] * 2, place, [folder, rebuild], queue=False)
     ]
     for query in queries:
         query.then(find, where, result).then(None, js=SHOW_RESULT)
     folder.submit(find, where, result)
+
+
+def _hint(by_text: bool, by_image: bool) -> str:
+    if by_text and by_image:
+        return "Type what you are looking for, or drop a picture."
+    return "Type what you are looking for." if by_text else "Drop a picture."
 
 
 def _by_words(words: str) -> tuple[str, None, tuple[str, None]]:
@@ -114,8 +122,8 @@ def _by_words(words: str) -> tuple[str, None, tuple[str, None]]:
 
 
 def _places(setting: Setting) -> tuple[list[str], str]:
-    """Return where can be searched, and why the held-out pictures cannot, if so."""
-    places = [FOLDER] if setting.folders else []
+    """Return where can be searched, and why what was held out cannot, if so."""
+    places = [OWN] if setting.folders else []
     try:
         setting.session.held_out(setting.progress)
     except IntermodalError as error:
@@ -140,16 +148,19 @@ def _index(session: Session, place: str, folder: str, rebuild: bool, report: gr.
     """Return the index of a place, up to date, and what it is in words."""
     if place == HELD_OUT:
         index = session.held_out()
-        return index, f"{len(index):,} pictures that the model has not seen"
+        things = "pictures" if "image" in session.modalities else "texts"
+        return index, f"{len(index):,} {things} that the model has not seen"
     if not folder.strip():
-        raise DataError("Say which folder: its path on this machine.")
+        raise DataError("Say which file or folder: its path on this machine.")
     found, update = session.folder(folder.strip(), lambda what, share: report(share, desc=what), rebuild=rebuild)
     bad = len(update.unreadable) + update.known_unreadable
-    return found, f"{len(found):,} pictures in {found.name}" + (f" ({bad} unreadable)" if bad else "")
+    return found, f"{len(found):,} {update.what} in {found.name}" + (f" ({bad} unreadable)" if bad else "")
 
 
 def _grid(hits: Sequence[Hit], caption: str) -> str:
-    return cards([(hit.picture(), hit.score, _words(hit), hit.path) for hit in hits], caption)
+    if all(hit.picture is None for hit in hits):
+        return passages([(hit.caption, hit.score, hit.path) for hit in hits], caption)
+    return cards([(h.picture(), h.score, _words(h), h.path) for h in hits if h.picture is not None], caption)
 
 
 def _words(hit: Hit) -> str:

@@ -1,0 +1,124 @@
+"""Recipes of binding: pictures, texts and line drawings of the shipped emoji set in one space."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+
+from intermodal.core.progress import Progress
+from intermodal.data.emoji import EmojiSource
+from intermodal.data.processors import ImageProcessor, Processor, Resize
+from intermodal.data.sketch import SketchedSource
+from intermodal.data.source import SourceConfig
+from intermodal.data.transforms import ImageAugment
+from intermodal.evaluate.binding import evaluate_binding
+from intermodal.evaluate.result import Evaluation
+from intermodal.methods.base import Method
+from intermodal.methods.contrastive.binding import Binding, BindingConfig
+from intermodal.nn.text import TextConfig
+from intermodal.nn.vit import ViTConfig
+from intermodal.recipes.base import OptimConfig, Recipe, TrainConfig
+from intermodal.recipes.clip import TokenizerConfig, trained_text
+
+WORDS = TokenizerConfig(kind="words", vocab_size=8192, context_length=24)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BindingRecipe(Recipe):
+    """Binding on captioned pictures and their line drawings.
+
+    Attributes:
+        model: the towers. Vocabulary, context length and special ids of the text's tower are set from the tokenizer.
+        tokenizer: trained on the source's training texts.
+        resize: how a picture of another shape is fitted.
+    """
+
+    method: str = "binding"
+    model: BindingConfig
+    tokenizer: TokenizerConfig = WORDS
+    resize: Resize = "crop"
+
+    def build(self) -> Method:
+        """Train the tokenizer, build the processors and the towers."""
+        text, tower = trained_text(self.tokenizer, self.source, self.model.text)
+        model = self.model.replace(text=tower)
+        processors: dict[str, Processor] = {
+            "image": ImageProcessor(size=model.image.size, resize=self.resize),
+            "text": text,
+        }
+        if model.sketch is not None:
+            processors["sketch"] = ImageProcessor(size=model.sketch.size, resize=self.resize)
+        torch.manual_seed(self.train.seed)
+        return Binding(model, processors)
+
+    def evaluate(self, method: Method, split: str, progress: Progress) -> Evaluation:
+        """Judge by retrieval between every two modalities, the untrained pair included, and by the cross-modal block."""
+        assert isinstance(method, Binding)
+        return evaluate_binding(method, self.source, split, progress, full=split == self.final_split)
+
+    def on(self, source: SourceConfig) -> Self:
+        """Return the recipe on other captioned pictures, of which drawings are made; a BPE and two text blocks."""
+        if not isinstance(source, SketchedSource):
+            source = SketchedSource(pictures=source)
+        return super().on(source).replace(model__text__depth=2, tokenizer=TokenizerConfig())
+
+    def smoke(self) -> Self:
+        """Return the same path with towers and a budget that take seconds."""
+        small = ViTConfig(image_size=32, patch_size=8, width=32, depth=1, heads=2)
+        return self.replace(
+            model=self.model.replace(
+                image=small, sketch=small, text__width=32, text__heads=2, embed_dim=32, cross_heads=2
+            ),
+            tokenizer__vocab_size=600,
+            train__steps=8,
+            train__batch_size=32,
+            train__eval_every=0,
+            train__log_every=1,
+            expect=(),
+        )
+
+
+def binding() -> BindingRecipe:
+    """Pictures, texts and line drawings of the shipped emoji set; texts and drawings meet without ever being paired.
+
+    ``intermodal train binding``
+    """
+    picture = ViTConfig(
+        image_size=48,
+        patch_size=8,
+        width=128,
+        depth=4,
+        heads=4,
+        activation="gelu",
+        pre_norm=False,
+        pool="mean",
+        patch_bias=True,
+    )
+    return BindingRecipe(
+        name="binding",
+        source=SketchedSource(pictures=EmojiSource(unit="concept")),
+        model=BindingConfig(
+            image=picture,
+            sketch=picture.replace(width=96, depth=3, heads=3),
+            text=TextConfig(
+                vocab_size=4096,
+                context_length=24,
+                width=128,
+                depth=0,
+                heads=2,
+                activation="gelu",
+                eos_id=1,
+                pad_id=0,
+                causal=False,
+                pool="mean",
+            ),
+            embed_dim=192,
+        ),
+        augment=ImageAugment(
+            rotate=6, scale=(0.92, 1.06), translate=0.05, brightness=0.08, contrast=0.12, saturation=0.16, grey=0.04
+        ),
+        optim=OptimConfig(lr=1e-3, weight_decay=0.1, warmup=60, ema=0.99),
+        train=TrainConfig(steps=600, batch_size=128, precision="bf16", workers=0, log_every=20, eval_every=300),
+    )
