@@ -109,21 +109,27 @@ def test_a_chain_is_begun_anew_with_the_stated_probability():
 
 
 def test_chains_that_begin_at_data_are_blends_or_have_pixels_replaced(monkeypatch):
-    still = {"sampler": LangevinConfig(steps=0, bounds=(-1.0, 1.0)), "buffer": 300, "restart": 0.0}
-    method = of_pictures(from_data=1.0, **still).train()
+    method = of_pictures(from_data=1.0)
     monkeypatch.setattr(method, "noise", lambda count, generator: torch.zeros(count, 3, 8, 8))
-    batch = batch_of(300)
-    batch["image"] = torch.where(batch["image"] < 0, -0.5, 0.5)
-    batch["image"] = batch["image"][torch.argsort(torch.rand(300, generator=torch.Generator().manual_seed(5)))]
-    method.loss(batch)
-    kept = (method.buffer.float().abs() / 0.5).flatten(2)  # of each pixel, what share of the picture is left
-    assert float(kept.max()) <= 1.001
-    replaced = ((kept < 1e-3) | (kept > 0.998)).flatten(1).all(1)
-    blended = (kept.flatten(1).std(1) < 1e-3) & ~replaced
+    data = torch.where(batch_of(300)["image"] < 0, -0.5, 0.5)
+    start = method._near_data(data, torch.Generator().manual_seed(0))
+    kept = (start / data).flatten(2)  # of each pixel, what share of the picture is left
+    assert float(kept.min()) >= 0 and float(kept.max()) <= 1.001
+    replaced = ((kept == 0) | (kept == 1)).flatten(1).all(1)
+    blended = (kept.flatten(1).std(1) < 1e-5) & ~replaced
     assert int((replaced | blended).sum()) == 300
     assert abs(int(replaced.sum()) - 150) < 4 * np.sqrt(75) + 2
     assert torch.equal(kept[replaced][:, 0], kept[replaced][:, 2]), "a pixel is replaced in all of its channels"
     assert float(kept[blended].mean()) == pytest.approx(0.5, abs=0.1)
+
+
+def test_chains_that_begin_at_data_leave_those_of_the_buffer_waiting():
+    for share, expected in ((0.0, 400), (1.0, 0), (0.5, 200)):
+        method = of_pictures(from_data=share, restart=0.0, buffer=400).train()
+        before = method.buffer.clone()
+        method.loss(batch_of(400))
+        changed = int((method.buffer != before).flatten(1).any(1).sum())
+        assert abs(changed - expected) <= 4 * np.sqrt(400 * share * (1 - share)), share
 
 
 def test_a_transition_moves_the_stated_share_of_chains_and_keeps_the_bounds():

@@ -66,7 +66,7 @@ def evaluate_binding(
     progress("Judging pairs of modalities", 0.8)
     if not full:
         return Evaluation(split, _ordered(metrics), [], time.monotonic() - start)
-    metrics |= {f"chance_{k}": v for k, v in _chance(galleries).items()}
+    metrics |= _chance(galleries, list(metrics))
     untrained = _untrained(method)
     rows = galleries[0]
     metrics |= {f"random_{k}": v for k, v in _pairs(untrained, [_embedded(untrained, opened, rows)]).items()}
@@ -114,9 +114,11 @@ def _pairs(method: Binding, found: list[dict[str, np.ndarray]]) -> dict[str, flo
     return metrics
 
 
-def _chance(galleries: list[list[int]]) -> dict[str, float]:
+def _chance(galleries: list[list[int]], names: list[str]) -> dict[str, float]:
+    """Return what a random order of each gallery reaches, for every figure, under its name with a prefix."""
     by_chance = [chance(list(range(len(g))), len(g), len(g)) for g in galleries]
-    return {k.replace("R@", "r"): float(np.mean([c[k] for c in by_chance])) for k in ("R@1", "R@10")}
+    shares = {k.replace("R@", "r"): float(np.mean([c[k] for c in by_chance])) for k in ("R@1", "R@10")}
+    return {f"chance_{name}": shares[name.rpartition("_")[2]] for name in names}
 
 
 def _untrained(method: Binding) -> Binding:
@@ -175,7 +177,7 @@ def _table(metrics: dict[str, float], method: Binding) -> Table:
         rows.append(
             [f"{query} to {gallery}", "trained" if trained else "emergent", metrics[name], metrics[f"random_{name}"]]
         )
-    rows.append(["chance", "", metrics["chance_r10"], None])
+    rows.append(["chance", "", metrics["chance_text_to_image_r10"], None])
     return Table(
         "Every modality looks for every other",
         "The share of queries whose own sample is among the first ten. Texts and drawings were never paired in training.",
@@ -189,12 +191,12 @@ def _headline(metrics: dict[str, float], size: int) -> Headline:
         return Headline(
             in_percent(metrics["text_to_image_r10"]),
             f"of the texts find their own picture among the first ten of {size}; chance finds "
-            f"{in_percent(metrics['chance_r10'])}.",
+            f"{in_percent(metrics['chance_text_to_image_r10'])}.",
         )
     return Headline(
         in_percent(metrics["emergent_r10"]),
         f"of texts and line drawings, which were never paired in training, find each other among the first ten of {size}; "
-        f"chance finds {in_percent(metrics['chance_r10'])}, random weights "
+        f"chance finds {in_percent(metrics['chance_emergent_r10'])}, random weights "
         f"{in_percent((metrics['random_text_to_sketch_r10'] + metrics['random_sketch_to_text_r10']) / 2)}. "
         f"The trained way from text to picture reaches {in_percent(metrics['text_to_image_r10'])}.",
     )
@@ -239,7 +241,8 @@ def _maps(method: Binding, samples: Sequence[dict]) -> Gallery:
     for sample in samples:
         text = sample["text"].partition(",")[0]
         names, maps = method.attention_map(sample["image"], text)
-        items = [Item(overlay(sample["image"], m), n) for n, m in zip(names, maps, strict=True) if n.strip()]
+        words = [n.strip() if not n.startswith("<|") else "(end of text)" for n in names]
+        items = [Item(overlay(sample["image"], m), n) for n, m in zip(words, maps, strict=True) if n]
         lines.append((Item(sample["image"], text), items[:6]))
     return Gallery(
         "Where each word looks",

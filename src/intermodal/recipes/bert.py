@@ -45,16 +45,27 @@ class BERTRecipe(Recipe):
         start: ``statistics`` starts token embeddings, the decoder's bias and attention from what can be counted in the
             training text (:func:`~intermodal.nn.bert.start_from_statistics`), so that a small budget
             suffices; ``random`` is the paper's.
+        also_count: other sources whose training texts are counted in, for the tokenizer and those statistics, so that the
+            words of a later use are known.
+        train_embeddings: whether token embeddings are trained on; from few documents they learn by heart which names go
+            together.
     """
 
     method: str = "bert"
     model: BERTConfig
     vocab_size: int = 8192
     start: Literal["statistics", "random"] = "statistics"
+    also_count: tuple[SourceConfig, ...] = ()
+    train_embeddings: bool = True
 
     def build(self) -> Method:
         """Train the tokenizer on the training text and build the network."""
-        return new_bert(self.model, self.source.training_texts(), self.vocab_size, self.start, self.train.seed)
+        if self.start == "random" and not self.train_embeddings:
+            raise ConfigError("Token embeddings that start at random must be trained: set train_embeddings=True.")
+        texts = [text for source in (self.source, *self.also_count) for text in source.training_texts()]
+        method = new_bert(self.model, texts, self.vocab_size, self.start, self.train.seed)
+        method.encoder.token_embedding.weight.requires_grad_(self.train_embeddings)
+        return method
 
     def evaluate(self, method: Method, split: str, progress: Progress) -> Evaluation:
         """Judge by next-sentence prediction and masked tokens on documents that training never saw."""
@@ -72,7 +83,7 @@ class BERTRecipe(Recipe):
             source = NextSentenceSource(text=source)
         if not isinstance(source, NextSentenceSource):
             raise DataError(f"The recipe {self.name!r} learns from text in order: a .txt file, or a folder of them.")
-        return super().on(source)
+        return super().on(source).replace(also_count=())
 
     def on_named(self, data: str) -> Self:
         """Return the recipe on a text file, a folder of them, or a known set.
@@ -88,6 +99,7 @@ class BERTRecipe(Recipe):
         return self.replace(
             model__encoder=SMALL.replace(context_length=32, width=32, depth=1, heads=2),
             vocab_size=400,
+            also_count=(),
             source=smoke_source(self.source),
             train=smoke_train(self.train),
             expect=(),
@@ -297,8 +309,10 @@ def bert() -> BERTRecipe:
     return BERTRecipe(
         name="bert",
         source=NextSentenceSource(),
+        also_count=(GlossSource(paired=False),),
+        train_embeddings=False,
         model=BERTConfig(encoder=SMALL, nsp_weight=2.0),
-        optim=OptimConfig(lr=1.5e-3, weight_decay=0.01, warmup=50),
+        optim=OptimConfig(lr=7e-4, weight_decay=0.01, warmup=50, ema=0.99),
         train=TrainConfig(steps=900, batch_size=32, precision="bf16", log_every=20, eval_every=450),
         expect=(),
     )

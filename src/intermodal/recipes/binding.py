@@ -19,7 +19,7 @@ from intermodal.methods.base import Method
 from intermodal.methods.contrastive.binding import Binding, BindingConfig
 from intermodal.nn.text import TextConfig
 from intermodal.nn.vit import ViTConfig
-from intermodal.recipes.base import OptimConfig, Recipe, TrainConfig
+from intermodal.recipes.base import Expect, OptimConfig, Recipe, TrainConfig
 from intermodal.recipes.clip import TokenizerConfig, trained_text
 
 WORDS = TokenizerConfig(kind="words", vocab_size=8192, context_length=24)
@@ -81,9 +81,9 @@ class BindingRecipe(Recipe):
 
 
 def binding() -> BindingRecipe:
-    """Pictures, texts and line drawings of the shipped emoji set; texts and drawings meet without ever being paired.
+    """Texts and line drawings, never paired, find each other: R@10 0.22 over 300 unseen concepts (chance 0.04).
 
-    ``intermodal train binding``
+    ``intermodal train binding`` takes 12 minutes on one busy thread (6.6 CPU minutes). Text finds pictures with R@10 0.37.
     """
     picture = ViTConfig(
         image_size=48,
@@ -121,4 +121,14 @@ def binding() -> BindingRecipe:
         ),
         optim=OptimConfig(lr=1e-3, weight_decay=0.1, warmup=60, ema=0.99),
         train=TrainConfig(steps=600, batch_size=128, precision="bf16", workers=0, log_every=20, eval_every=300),
+        expect=(
+            Expect(
+                metric="emergent_r10",
+                low=0.18,
+                high=0.27,
+                on="300 unseen concepts",
+                hardware="one thread of a two-core CPU",
+                minutes=12.1,
+            ),
+        ),
     )

@@ -120,7 +120,7 @@ def ebm() -> EBMRecipe:
                 blur=0.5,
                 sigma=(0.3, 1.5),
             ),
-            transition_share=0.4,
+            transition_share=0.2,
             data_noise=0.02,
             magnitude=0.1,
             generate_steps=400,
@@ -128,13 +128,13 @@ def ebm() -> EBMRecipe:
         augment=ImageAugment(flip=0.5),
         optim=OptimConfig(lr=1e-3, betas=(0.0, 0.999), weight_decay=0.0, warmup=50, ema=0.99, final_lr=0.1),
         train=TrainConfig(
-            steps=2000,
+            steps=3000,
             batch_size=32,
             precision="bf16",
             workers=1,
             log_every=20,
-            eval_every=500,
-            checkpoint_every=500,
+            eval_every=1000,
+            checkpoint_every=1000,
         ),
     )
 

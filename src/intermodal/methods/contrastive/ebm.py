@@ -53,9 +53,10 @@ class EBMConfig(Config):
         sampler: the chains of training.
         buffer: N, how many chains are kept.
         restart: probability that a chain is begun anew from noise when it is taken up (Du & Mordatch 2019: 5 %).
-        from_data: probability that a chain is begun anew from a sample of the batch that is mixed with as much noise as
-            chance decides, ``(1 - t) x + t noise`` with t uniform in 0..1: contrastive divergence in its first form
-            (Hinton 2002) begins at the data, and what lies around them is where short chains are most needed.
+        from_data: probability that in place of a chain of the buffer, which then waits, a chain is used that begins at a
+            sample of the batch mixed with noise: ``(1 - t) x + t noise`` with t uniform in 0..1, or for half of the
+            pictures with that share of the pixels replaced. Contrastive divergence in its first form (Hinton 2002)
+            begins at the data; what lies around them the chains of the buffer seldom visit.
         transition: pictures alone: a random change that a chain undergoes when it is taken up, with the probability
             ``transition_share``; it moves chains to where Langevin steps do not get (Du et al. 2021, section 3.3: flips,
             scalings, colours and blur). None for none.
@@ -173,27 +174,28 @@ class EBM(Method):
         if count > len(buffer):
             raise ConfigError(f"A batch of {count} needs as many chains, the buffer holds {len(buffer)}: enlarge it.")
         places = torch.randperm(len(buffer), generator=generator)[:count].to(buffer.device)
-        start = self._near_data(buffer[places].float(), data, generator)
-        start = self._moved(start, generator)
-        fresh = self.noise(count, generator).to(start)
-        samples = self.sample(torch.where(self._some(self.config.restart, start, generator), fresh, start), generator)
+        kept = buffer[places].float()
+        fresh = self.noise(count, generator).to(kept)
+        start = torch.where(self._some(self.config.restart, kept, generator), fresh, self._moved(kept, generator))
+        near = self._some(self.config.from_data, kept, generator)
+        start = torch.where(near, self._near_data(data.to(kept), generator), start)
+        samples = self.sample(start, generator)
         if self.training:
-            buffer[places] = samples.to(buffer.dtype)
+            buffer[places] = torch.where(near, kept, samples).to(buffer.dtype)
         return samples
 
     # --8<-- [end:loss]
 
-    def _near_data(self, chain: Tensor, data: Tensor, generator: torch.Generator) -> Tensor:
-        """Return chains of which some are begun anew at data mixed with noise."""
+    def _near_data(self, data: Tensor, generator: torch.Generator) -> Tensor:
+        """Return where chains near data begin: data mixed with noise, and moved by the transition."""
         if not self.config.from_data:
-            return chain
-        noise, ones = self.noise(len(chain), generator).to(chain), [1] * (chain.ndim - 1)
-        share = torch.rand(len(chain), generator=generator).view(-1, *ones).to(chain)
-        if chain.ndim == 4:  # of half of the pictures a share of the pixels is replaced instead
-            replaced = torch.rand(len(chain), 1, *chain.shape[2:], generator=generator).to(chain) < share
-            share = torch.where(self._some(0.5, chain, generator), replaced.to(chain), share)
-        mixed = (1 - share) * data.to(chain) + share * noise
-        return torch.where(self._some(self.config.from_data, chain, generator), mixed, chain)
+            return data
+        noise, ones = self.noise(len(data), generator).to(data), [1] * (data.ndim - 1)
+        share = torch.rand(len(data), generator=generator).view(-1, *ones).to(data)
+        if data.ndim == 4:  # of half of the pictures a share of the pixels is replaced instead
+            replaced = torch.rand(len(data), 1, *data.shape[2:], generator=generator).to(data) < share
+            share = torch.where(self._some(0.5, data, generator), replaced.to(data), share)
+        return self._moved((1 - share) * data + share * noise, generator)
 
     def _moved(self, chain: Tensor, generator: torch.Generator) -> Tensor:
         """Return chains of which some have undergone the transition."""
