@@ -6,7 +6,9 @@ import os
 import pytest
 
 
-@pytest.mark.parametrize("package", ["transformers", "safetensors", "tokenizers"])
+@pytest.mark.parametrize(
+    "package", ["transformers", "safetensors", "tokenizers", "pytorch_metric_learning", "gensim", "numba", "sklearn"]
+)
 def test_core_group_is_installed(package):
     """Fail, rather than skip, in continuous integration if a reference of the core group is missing."""
     if importlib.util.find_spec(package) is None:

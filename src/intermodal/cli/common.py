@@ -193,13 +193,17 @@ def errors() -> Console:
     return Console(stderr=True, highlight=False, soft_wrap=True)
 
 
-def print_metrics(metrics: Mapping[str, float], most: int = 12) -> None:
-    """Print the first figures of an evaluation (the first is the headline), and how many more there are."""
+def print_metrics(metrics: Mapping[str, float | None], most: int = 12) -> None:
+    """Print the first figures of an evaluation (the first is the headline), and how many more there are.
+
+    A figure that is not a number (null where it was saved) is said to be undefined.
+    """
     out = output()
     shown = list(metrics.items())[:most]
     width = max((len(name) for name, _ in shown), default=0)
     for name, value in shown:
-        out.print(f"{name:<{width}}  {value:.4f}", markup=False)
+        said = "undefined" if value is None or math.isnan(value) else f"{value:.4f}"
+        out.print(f"{name:<{width}}  {said}", markup=False)
     if len(metrics) > most:
         out.print(f"... and {len(metrics) - most} more: --json, or the report.")
 

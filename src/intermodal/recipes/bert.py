@@ -304,7 +304,8 @@ def smoke_train(train: TrainConfig) -> TrainConfig:
 def bert() -> BERTRecipe:
     """BERT on 16 books and 210 speeches, in order: masked tokens and next sentences (needs ``INTERMODAL_DATA``).
 
-    ``intermodal train bert --run runs/bert``
+    ``intermodal train bert --run runs/bert``, 8 minutes on one thread (3.7 M tokens): next sentences rightly told from
+    random ones in held-out documents 81 % of the time (overlap of words: 83 %, chance: 50 %).
     """
     return BERTRecipe(
         name="bert",
@@ -314,7 +315,16 @@ def bert() -> BERTRecipe:
         model=BERTConfig(encoder=SMALL, nsp_weight=2.0),
         optim=OptimConfig(lr=7e-4, weight_decay=0.01, warmup=50, ema=0.99),
         train=TrainConfig(steps=900, batch_size=32, precision="bf16", log_every=20, eval_every=450),
-        expect=(),
+        expect=(
+            Expect(
+                metric="nsp_accuracy",
+                low=0.77,
+                high=0.84,
+                on="2,000 pairs of 21 documents never seen",
+                hardware="two CPU cores, one thread",
+                minutes=8.2,
+            ),
+        ),
     )
 
 
@@ -348,6 +358,3 @@ def simcse_pairs() -> SimCSERecipe:
         optim=OptimConfig(lr=1e-3, weight_decay=0.01, warmup=20),
         train=TrainConfig(steps=200, batch_size=128, precision="bf16", log_every=10, eval_every=0),
     )
-
-
-_ = Expect
