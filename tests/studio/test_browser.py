@@ -98,7 +98,7 @@ def test_a_person_searches(address: str, chromium: Any, pictures: Path, tmp_path
         page.wait_for_function("document.querySelector('.im-caption').textContent.includes('The picture')")
         page.screenshot(path=str(shots / f"studio-{name}-picture.png"), full_page=True)
 
-        page.get_by_label("A folder of mine").check()
+        page.get_by_label("My own pictures").check()
         page.wait_for_selector(".im-bad")  # no folder is named yet: a sentence says so
         page.fill("#im-folder input, #im-folder textarea", str(pictures))
         page.keyboard.press("Enter")
