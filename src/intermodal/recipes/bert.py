@@ -332,7 +332,8 @@ def simcse() -> SimCSERecipe:
     """SimCSE without pairs: definitions of 20,000 words, each told from the others by two dropout masks.
 
     ``intermodal train bert --run runs/bert``, ``intermodal train word2vec --run runs/word2vec`` (which it is judged
-    beside), then ``intermodal train simcse``.
+    beside), then ``intermodal train simcse``: one minute; the right definition is among the first ten of 2,354 for 39 % of
+    the words (word vectors averaged, of the same text 38 %, of 18 million words 60 %; the BERT before 29 %).
     """
     return SimCSERecipe(
         name="simcse",
@@ -340,6 +341,16 @@ def simcse() -> SimCSERecipe:
         words="runs/word2vec",
         optim=OptimConfig(lr=3e-4, weight_decay=0.01, warmup=10),
         train=TrainConfig(steps=40, batch_size=128, precision="bf16", log_every=5, eval_every=0),
+        expect=(
+            Expect(
+                metric="r10",
+                low=0.36,
+                high=0.43,
+                on="2,319 held-out words",
+                hardware="two CPU cores, one thread",
+                minutes=1.1,
+            ),
+        ),
     )
 
 
@@ -347,7 +358,8 @@ def simcse_pairs() -> SimCSERecipe:
     """SimCSE with pairs: what two dictionaries say of one word belongs together.
 
     ``intermodal train bert --run runs/bert``, ``intermodal train word2vec --run runs/word2vec`` (which it is judged
-    beside), then ``intermodal train simcse-pairs``.
+    beside), then ``intermodal train simcse-pairs``: nine minutes; the right definition is among the first ten of 2,354 for
+    61 % of the words (word vectors averaged, of the same text 38 %, of 18 million words 60 %; the BERT before 29 %).
     """
     return SimCSERecipe(
         name="simcse-pairs",
@@ -357,4 +369,14 @@ def simcse_pairs() -> SimCSERecipe:
         projection="none",
         optim=OptimConfig(lr=1e-3, weight_decay=0.01, warmup=20),
         train=TrainConfig(steps=200, batch_size=128, precision="bf16", log_every=10, eval_every=0),
+        expect=(
+            Expect(
+                metric="r10",
+                low=0.58,
+                high=0.65,
+                on="2,319 held-out words",
+                hardware="two CPU cores, one thread",
+                minutes=8.7,
+            ),
+        ),
     )
