@@ -1,7 +1,7 @@
 """Draw the pictures of the pages on energies and noise from finished runs: ``python docs/figures_energy.py RUNS``.
 
-``RUNS`` holds the folders ``ebm``, ``ebm-2d``, ``nce-density``; ``benchmarks/results/curves/nce_noise.json`` the sweep.
-What is not there is left as it was.
+``RUNS`` holds the folders ``ebm-samples``, ``ebm-2d``, ``nce-density``; ``benchmarks/results/curves/nce_noise.json`` is the
+sweep. What is not there is left as it was.
 """
 
 from __future__ import annotations
@@ -107,10 +107,13 @@ def main(runs: Path) -> None:
     if (runs / "nce-density" / "evaluation" / "test").is_dir():
         found = next(p for p in panels(runs / "nce-density") if isinstance(p, Lines) and "normaliser" in p.title)
         curves(found, IMAGES / "nce-normaliser.png")
-    if (runs / "ebm" / "evaluation" / "test").is_dir():
-        made = gallery(runs / "ebm", "What it generates")
+    if (runs / "ebm-samples" / "evaluation" / "test").is_dir():
+        made = gallery(runs / "ebm-samples", "What it generates")
         sheet([items for _, items in made.rows[:2]], IMAGES / "ebm-samples.png")
-        sheet([items for _, items in gallery(runs / "ebm", "From noise to picture").rows], IMAGES / "ebm-chain.png")
+        sheet(
+            [items for _, items in gallery(runs / "ebm-samples", "From noise to picture").rows],
+            IMAGES / "ebm-chain.png",
+        )
     if SWEEP.exists():
         sweep(IMAGES / "nce-noise.png")
 

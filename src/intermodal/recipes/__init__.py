@@ -26,6 +26,7 @@ RECIPES: dict[str, str] = {
     "triplet": "intermodal.recipes.self_supervised:triplet",
     "ebm": "intermodal.recipes.ebm:ebm",
     "ebm-2d": "intermodal.recipes.ebm:ebm_2d",
+    "ebm-samples": "intermodal.recipes.ebm:ebm_samples",
     "nce": "intermodal.recipes.nce:nce",
     "nce-density": "intermodal.recipes.nce:nce_density",
     "word2vec": "intermodal.recipes.word2vec:word2vec",

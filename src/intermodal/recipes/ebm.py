@@ -98,9 +98,10 @@ def signed_pixels(size: int, resize: Resize) -> ImageProcessor:
 
 
 def ebm() -> EBMRecipe:
-    """An energy-based model of the shipped emoji set, at 32 pixels.
+    """An energy of the shipped emoji set that tells real from unreal: AUROC 0.885 for spoilt pictures, 1.00 for samples.
 
-    ``intermodal train ebm``; ``--data FOLDER`` trains it on your own pictures.
+    ``intermodal train ebm``, 11 minutes of one CPU core; ``--data FOLDER`` trains it on your own pictures. Half of its
+    negatives begin near data, which makes it a good judge and a poor painter: ``ebm-samples`` is the painter.
     """
     return EBMRecipe(
         name="ebm",
@@ -136,6 +137,40 @@ def ebm() -> EBMRecipe:
             eval_every=1000,
             checkpoint_every=1000,
         ),
+        expect=(
+            Expect(
+                metric="auroc_corrupted",
+                low=0.84,
+                high=0.93,
+                on="300 unseen concepts, spoilt in six ways",
+                hardware="one CPU core",
+                minutes=11.0,
+            ),
+            Expect(
+                metric="auroc_generated",
+                low=0.97,
+                high=1.0,
+                on="chains of 12 steps",
+                hardware="one CPU core",
+                minutes=11.0,
+            ),
+        ),
+    )
+
+
+def ebm_samples() -> EBMRecipe:
+    """The same model with all of its chains begun from noise and free to grow: it generates better and judges worse.
+
+    ``intermodal train ebm-samples``, 8 minutes of one CPU core.
+    """
+    recipe = ebm()
+    return recipe.replace(
+        name="ebm-samples",
+        model__from_data=0.0,
+        model__magnitude=0.01,
+        model__generate_steps=128,
+        train__steps=2000,
+        expect=(),
     )
 
 

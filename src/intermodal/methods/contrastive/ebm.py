@@ -35,7 +35,7 @@ CARD = MethodCard(
     paper="LeCun et al. 2006; Du & Mordatch 2019",
     cls="EBM",
     capabilities=("generate",),
-    recipes=("ebm", "ebm-2d"),
+    recipes=("ebm", "ebm-samples", "ebm-2d"),
     reference="exact: 2-D densities with a known normaliser",
 )
 
