@@ -8,12 +8,12 @@ import torch
 
 from intermodal.data.corruptions import CORRUPTIONS
 from intermodal.data.folder import FolderSource
+from intermodal.data.processors import signed_pixels
 from intermodal.evaluate.energy import PPCA, evaluate_pictures
 from intermodal.evaluate.result import load, save
 from intermodal.methods.contrastive.ebm import EBM, EBMConfig
 from intermodal.nn.energy import ConvEnergyConfig
 from intermodal.nn.langevin import LangevinConfig
-from intermodal.recipes.ebm import signed_pixels
 
 
 def model() -> EBM:

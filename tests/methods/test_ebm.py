@@ -13,14 +13,13 @@ from intermodal.core.capabilities import capabilities_of
 from intermodal.core.errors import ConfigError, DataError, TrainingError
 from intermodal.data.densities import DensitySource, PointProcessor
 from intermodal.data.folder import FolderSource
-from intermodal.data.processors import ImageProcessor
+from intermodal.data.processors import ImageProcessor, signed_pixels
 from intermodal.data.transforms import ImageAugment
 from intermodal.evaluate.density import Grid, density
 from intermodal.methods.contrastive.ebm import EBM, EBMConfig
 from intermodal.nn.energy import ConvEnergyConfig, MLPEnergyConfig
 from intermodal.nn.langevin import LangevinConfig
 from intermodal.recipes import get_recipe
-from intermodal.recipes.ebm import signed_pixels
 from intermodal.train.run import fit
 
 

@@ -16,7 +16,7 @@ from intermodal.data.loader import train_loader
 from intermodal.methods.base import Batch, Method
 from intermodal.recipes import RECIPES, get_recipe
 from intermodal.recipes.base import Recipe
-from intermodal.train.optim import build_optimizer
+from intermodal.train.optim import alone, build_optimizer
 from intermodal.train.run import fit
 
 METHODS = sorted(cards())
@@ -78,14 +78,19 @@ def batch(method_id: str) -> Batch:
 
 
 def descend(method: Method, batch: Batch, recipe: Recipe, steps: int) -> list[float]:
-    optimizer = build_optimizer(method, recipe.optim.replace(lr=1e-3))
+    phases = method.phases()
+    optimizers = [build_optimizer(method, recipe.optim.replace(lr=1e-3), phase) for phase in phases]
     losses = []
-    for _ in range(steps):
-        total = method.loss(batch).total
-        losses.append(total.item())
-        total.backward()
-        optimizer.step()
-        optimizer.zero_grad()
+    for step in range(steps):
+        method.begin_step(step, steps)
+        for phase, optimizer in zip(phases, optimizers, strict=True):
+            with alone(method, phase, among=phases):
+                total = method(batch, phase.loss).total
+                if phase is phases[0]:
+                    losses.append(total.item())
+                total.backward()
+            optimizer.step()
+            optimizer.zero_grad()
     return losses
 
 
@@ -110,17 +115,25 @@ def test_gradients_reach_every_trainable_parameter(method_id, method, batch):
     descend(
         method, batch, _recipe(method_id), steps=1
     )  # layers that begin at zero stop the first gradient, as they should
-    result = method.loss(batch)
-    assert result.total.shape == ()
-    result.total.backward()
+    for phase in method.phases():
+        with alone(method, phase, among=method.phases()):
+            result = method(batch, phase.loss)
+            assert result.total.shape == ()
+            result.total.backward()
     missing = [n for n, p in method.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
     assert missing == []
 
 
 def test_parts_are_named_detached_scalars(method, batch):
-    for name, part in method.loss(batch).parts.items():
-        assert part.shape == (), name
-        assert not part.requires_grad, name
+    for phase in method.phases():
+        for name, part in method(batch, phase.loss).parts.items():
+            assert part.shape == (), name
+            assert not part.requires_grad, name
+
+
+def test_each_parameter_belongs_to_one_phase(method):
+    for name in (name for name, parameter in method.named_parameters() if parameter.requires_grad):
+        assert sum(name.startswith(phase.trains) for phase in method.phases()) == 1, name
 
 
 def test_saved_and_loaded_gives_the_same_loss(method_id, method, batch, tmp_path):

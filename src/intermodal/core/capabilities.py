@@ -72,6 +72,38 @@ class Generates(Protocol):
 
 
 @runtime_checkable
+class Reconstructs(Protocol):
+    """Turns pictures into a shorter description, codes or real numbers, and that back into pictures: an image tokenizer."""
+
+    codebook_size: int | None
+    """How many codes there are to choose from at each place; None if the description is of real numbers."""
+
+    def latent_shape(self) -> tuple[int, ...]:
+        """Return the shape of one description: ``(h, w)`` or ``(h, w, Q)`` codes, ``(Z, h, w)`` or ``(Z,)`` numbers."""
+        ...
+
+    def encode(self, images: Sequence[Image.Image]) -> np.ndarray:
+        """Return the descriptions ``(len(images), *latent_shape())``: int64 codes, or float32 numbers."""
+        ...
+
+    def decode(self, latents: np.ndarray) -> list[Image.Image]:
+        """Return the pictures of descriptions.
+
+        Raises:
+            DataError: if their shape is another one, a code does not exist, or a number is not finite.
+        """
+        ...
+
+    def bits(self, images: Sequence[Image.Image]) -> np.ndarray:
+        """Return how many bits each picture's description takes, float32 ``(len(images),)``.
+
+        Of codes, their number times ``log2(codebook_size)``; of real numbers with a prior, the divergence from it, which is
+        what bits-back coding attains (Hinton & van Camp 1993); of others, their raw size.
+        """
+        ...
+
+
+@runtime_checkable
 class HasWords(Protocol):
     """Knows words by their vectors: what is near a word, and what is to one as another is to a third."""
 
@@ -85,7 +117,13 @@ class HasWords(Protocol):
         ...
 
 
-CAPABILITIES: dict[str, type] = {"embed": Embeds, "classify": Classifies, "generate": Generates, "words": HasWords}
+CAPABILITIES: dict[str, type] = {
+    "embed": Embeds,
+    "classify": Classifies,
+    "reconstruct": Reconstructs,
+    "generate": Generates,
+    "words": HasWords,
+}
 """Each capability's name, as commands and method cards spell it, and its protocol."""
 
 

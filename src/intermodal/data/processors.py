@@ -155,6 +155,12 @@ class ImageProcessor(Config, Processor):
         return self.to_dict()
 
 
+def signed_pixels(size: int, resize: Resize) -> ImageProcessor:
+    """Return the processor of square pictures with values in -1..1."""
+    half = (0.5, 0.5, 0.5)
+    return ImageProcessor(size=(size, size), mean=half, std=half, resize=resize)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LabelProcessor(Config, Processor):
     """Names of classes <-> int64 numbers, in the order of ``names``.

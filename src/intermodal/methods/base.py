@@ -32,6 +32,21 @@ class Losses:
     parts: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
 
 
+@dataclasses.dataclass(frozen=True)
+class Phase:
+    """One of the descents that make a training step.
+
+    Attributes:
+        loss: the name of the method that returns its :class:`Losses` for a batch.
+        trains: prefixes of the names of the parameters that it trains; the others are frozen while it lasts.
+        lr_scale: its learning rate, as a share of the recipe's.
+    """
+
+    loss: str = "loss"
+    trains: tuple[str, ...] = ("",)
+    lr_scale: float = 1.0
+
+
 def generator_of(batch: Batch) -> torch.Generator:
     """Return a generator on the CPU that the seeds of a batch decide: same batch, same random numbers.
 
@@ -112,9 +127,19 @@ class Method(nn.Module):
         """Return the loss of one batch of processed tensors (:attr:`needs` says which, with a leading batch axis)."""
         raise NotImplementedError(f"{type(self).__name__} has no loss: it cannot be trained.")
 
-    def forward(self, batch: Batch) -> Losses:
-        """Call :meth:`loss`: what a distributed wrapper calls, so that its hooks run."""
-        return self.loss(batch)
+    def phases(self) -> tuple[Phase, ...]:
+        """Return the descents of one training step, in order: one for most methods, two for a GAN.
+
+        No parameter that is trained may belong to two of them.
+        """
+        return (Phase(),)
+
+    def begin_step(self, step: int, steps: int) -> None:
+        """Take note that training step ``step`` of ``steps``, from 0, begins: for what is annealed or warmed up."""
+
+    def forward(self, batch: Batch, loss: str = "loss") -> Losses:
+        """Call :meth:`loss`, or another phase's: what a distributed wrapper calls, so that its hooks run."""
+        return getattr(self, loss)(batch)
 
     @property
     def inputs(self) -> dict[str, Processor]:

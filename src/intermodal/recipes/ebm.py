@@ -12,7 +12,7 @@ from intermodal.core.errors import DataError
 from intermodal.core.progress import Progress
 from intermodal.data.densities import DensitySource, PointProcessor
 from intermodal.data.emoji import EmojiSource
-from intermodal.data.processors import ImageProcessor, Processor, Resize
+from intermodal.data.processors import Processor, Resize, signed_pixels
 from intermodal.data.source import SourceConfig
 from intermodal.data.transforms import ImageAugment
 from intermodal.evaluate.density import evaluate_density
@@ -89,12 +89,6 @@ class EBMRecipe(Recipe):
         return self.replace(
             **changes, train__steps=6, train__batch_size=16, train__eval_every=0, train__log_every=1, expect=()
         )
-
-
-def signed_pixels(size: int, resize: Resize) -> ImageProcessor:
-    """Return the processor of square pictures with values in -1..1."""
-    half = (0.5, 0.5, 0.5)
-    return ImageProcessor(size=(size, size), mean=half, std=half, resize=resize)
 
 
 def ebm() -> EBMRecipe:

@@ -13,7 +13,8 @@ from collections.abc import Generator, Iterator
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list
 from torch import Tensor
@@ -23,12 +24,12 @@ from intermodal.core.errors import ConfigError, TrainingError
 from intermodal.core.fields import check_fields
 from intermodal.data.loader import Batch, train_loader
 from intermodal.data.source import UnreadableCounter
-from intermodal.methods.base import Losses, Method
+from intermodal.methods.base import Losses, Method, Phase
 from intermodal.recipes.base import Recipe
 from intermodal.train.base import Training
 from intermodal.train.folder import Run, save_batch
 from intermodal.train.meter import Meter, matmul_speed
-from intermodal.train.optim import build_optimizer, learning_rate, moving_average
+from intermodal.train.optim import alone, build_optimizer, learning_rate, moving_average
 from intermodal.train.state import random_state, set_random_state
 
 _PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
@@ -85,8 +86,11 @@ class Trainer(Training):
         )
         self.method.to(device)
         self.method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # fastest for convolutions
-        optimizer = build_optimizer(self.method, recipe.optim)
-        self.model, self.optimizer = self.accelerator.prepare(self.method, optimizer)
+        self.phases = self.method.phases()
+        optimizers = [build_optimizer(self.method, recipe.optim, phase) for phase in self.phases]
+        if len(self.phases) > 1:  # each phase leaves the others' parameters without a gradient
+            self.accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=True)
+        self.model, *self.optimizers = self.accelerator.prepare(self.method, *optimizers)
         if self.config.compile:
             self.model.compile()
         self.average = moving_average(self.method, recipe.optim.ema) if recipe.optim.ema is not None else None
@@ -134,15 +138,30 @@ class Trainer(Training):
     def _step(self, batch: Batch) -> dict[str, float]:
         """Descend the loss of one batch; return the step's figures, the same on every process."""
         rate = self.rate(self.step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        self.method.begin_step(self.step, self.config.steps)
         device = self.accelerator.device
         tensors = self.method.prepare({k: v.to(device, non_blocking=True) for k, v in batch.tensors.items()})
         tensors = {k: v.contiguous(memory_format=torch.channels_last) if v.ndim == 4 else v for k, v in tensors.items()}
         figures: dict[str, Tensor] = {}
+        for phase, optimizer in zip(self.phases, self.optimizers, strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = rate * phase.lr_scale
+            with alone(self.method, phase, among=self.phases):
+                found = self._descend(phase, optimizer, tensors)
+            prefix = "" if phase is self.phases[0] else f"{phase.loss}_"
+            figures |= {f"{prefix}{name}" if name in figures else name: value for name, value in found.items()}
+        if self.average is not None:
+            self.average.update_parameters(self.method)
+        values = torch.stack([v.to(device).float() for v in figures.values()])
+        values = self.accelerator.reduce(values, "mean") if self.accelerator.num_processes > 1 else values
+        return {**dict(zip(figures, values.tolist(), strict=True)), "lr": rate}
+
+    def _descend(self, phase: Phase, optimizer: AcceleratedOptimizer, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Descend one phase's loss of a batch, in as many parts as are accumulated; return its figures."""
+        figures: dict[str, Tensor] = {}
         for part in split_batch(tensors, self.config.accumulate):
             with self.accelerator.accumulate(self.model):
-                losses: Losses = self.model(part)
+                losses: Losses = self.model(part, phase.loss)
                 for name, value in {"loss": losses.total, **losses.parts}.items():
                     figures[name] = figures.get(name, 0) + value.detach().float() / self.config.accumulate
                 self._check_finite(losses.total, tensors)
@@ -153,13 +172,9 @@ class Trainer(Training):
                         self.model.parameters(), float("inf") if bound is None else bound
                     )
                     figures["grad_norm"] = torch.as_tensor(norm)
-                self.optimizer.step()
-                self.optimizer.zero_grad(set_to_none=True)
-        if self.average is not None:
-            self.average.update_parameters(self.method)
-        values = torch.stack([v.to(device).float() for v in figures.values()])
-        values = self.accelerator.reduce(values, "mean") if self.accelerator.num_processes > 1 else values
-        return {**dict(zip(figures, values.tolist(), strict=True)), "lr": rate}
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+        return figures
 
     def _check_finite(self, loss: Tensor, tensors: dict[str, Tensor]) -> None:
         bad = torch.as_tensor(float(not math.isfinite(loss.item())), device=self.accelerator.device)
@@ -191,7 +206,7 @@ class Trainer(Training):
 
     def state(self) -> dict[str, Any]:
         """Return all that the next step depends on (the same on every process, but for the random state)."""
-        model, optimizer = get_state_dict(self.model, self.optimizer.optimizer, options=_FULL)
+        model, optimizer = get_state_dict(self.model, [o.optimizer for o in self.optimizers], options=_FULL)
         return {
             "step": self.step,
             "epoch": self.epoch,
@@ -220,7 +235,7 @@ class Trainer(Training):
             )
         set_state_dict(
             self.model,
-            self.optimizer.optimizer,
+            [o.optimizer for o in self.optimizers],
             model_state_dict=state["model"],
             optim_state_dict=state["optimizer"],
             options=_FULL,

@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from intermodal.methods.base import Phase
 from intermodal.recipes.base import OptimConfig
 
 Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
-def build_optimizer(module: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
-    """Return AdamW (Loshchilov & Hutter 2019); weight decay falls on matrices alone, not on biases, norms or scalars."""
-    trained = [p for p in module.parameters() if p.requires_grad]
+def build_optimizer(module: nn.Module, config: OptimConfig, phase: Phase | None = None) -> torch.optim.AdamW:
+    """Return AdamW (Loshchilov & Hutter 2019); weight decay falls on matrices alone, not on biases, norms or scalars.
+
+    Args:
+        module: whose parameters it descends, those that are not frozen.
+        config: how.
+        phase: only those that this phase trains; None for all.
+    """
+    phase = phase or Phase()
+    trained = [p for name, p in module.named_parameters() if p.requires_grad and name.startswith(phase.trains)]
     groups = [
         {"params": [p for p in trained if p.ndim >= 2], "weight_decay": config.weight_decay},
         {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
@@ -24,6 +33,25 @@ def build_optimizer(module: nn.Module, config: OptimConfig) -> torch.optim.AdamW
     return torch.optim.AdamW(
         [g for g in groups if g["params"]], lr=config.lr, betas=config.betas, eps=config.eps, foreach=True
     )
+
+
+@contextmanager
+def alone(module: nn.Module, phase: Phase, among: Sequence[Phase]) -> Iterator[None]:
+    """Freeze the parameters that the other phases of a step train, while this one is descended."""
+    frozen = [
+        p
+        for name, p in module.named_parameters()
+        if p.requires_grad
+        and not name.startswith(phase.trains)
+        and any(name.startswith(other.trains) for other in among if other is not phase)
+    ]
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(True)
 
 
 def learning_rate(config: OptimConfig, steps: int) -> Callable[[int], float]:

@@ -1,0 +1,1 @@
+"""Methods that turn pictures into tokens or latents, and back."""
