@@ -35,6 +35,7 @@ PACKAGES = (
     "timm",
     "torchmetrics",
     "pytorch-metric-learning",
+    "vector-quantize-pytorch",
     "lightly",
     "gensim",
     "numba",

@@ -11,7 +11,19 @@ sys.path.insert(0, str(HERE))
 
 import harness  # noqa: E402
 
-BENCHMARKS = ("contrastive_loss", "clip_training", "losses", "nce_step", "ssl_training", "word2vec", "bert_training")
+BENCHMARKS = (
+    "contrastive_loss",
+    "clip_training",
+    "losses",
+    "nce_step",
+    "ssl_training",
+    "word2vec",
+    "bert_training",
+    "autoencoder_kl",
+    "decode",
+    "quantizers",
+    "unet",
+)
 
 
 def main() -> int:

@@ -14,6 +14,7 @@ from pathlib import Path
 import matplotlib
 
 matplotlib.use("Agg")
+import figures_features
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
@@ -64,8 +65,56 @@ EQUATIONS = {
     r"\qquad r \in \{next,\ random\}$",
     "simcse": r"$L = -\frac{1}{B}\sum_i \log\frac{e^{h_i\cdot h_i^+/\tau}}"
     r"{\sum_j \left(e^{h_i\cdot h_j^+/\tau} + e^{h_i\cdot h_j^-/\tau}\right)}$",
+    "vqvae-code": r"$k = \mathrm{argmin}_j\,\|z - e_j\|^2\qquad z_q = e_k + \left(z - \mathrm{sg}[z]\right)$",
+    "vqvae-loss": r"$L = \frac{1}{2\sigma^2}\,\|x - D(z_q)\|^2 + \|\mathrm{sg}[z] - e_k\|^2"
+    r" + \beta\,\|z - \mathrm{sg}[e_k]\|^2$",
+    "vqvae-ema": r"$N_i \leftarrow \gamma N_i + (1 - \gamma)\,n_i"
+    r"\qquad m_i \leftarrow \gamma m_i + (1 - \gamma)\sum_{k(z) = i} z\qquad e_i = m_i / N_i$",
+    "vqvae-residual": r"$r_0 = z\qquad r_q = r_{q-1} - e^{(q)}_{k_q}\qquad z_q = \sum_{q=1}^{Q} e^{(q)}_{k_q}$",
+    "vqvae-fsq": r"$d_i = \mathrm{round}\left(\frac{L_i - 1}{2}\,\tanh(z_i + s_i) - o_i\right)"
+    r"\qquad k = \sum_i \left(d_i + \lfloor L_i/2 \rfloor\right)\prod_{j<i} L_j$",
+    "vqgan-loss": r"$L = |x - \hat{x}| + w_p\,d_{features}(x, \hat{x}) + L_{codes} + w_a\,\lambda\,L_{GAN}"
+    r"\qquad L_{GAN} = -\overline{D(\hat{x})}$",
+    "vqgan-lambda": r"$\lambda = \frac{\|\nabla_{w}\,L_{rec}\|}{\|\nabla_{w}\,L_{GAN}\| + \delta}$",
+    "vqgan-discriminator": r"$L_D = \overline{\max(0,\ 1 - D(x))} + \overline{\max(0,\ 1 + D(\hat{x}))}$",
+    "vqgan-prior": r"$p(s) = \prod_i p(s_i\ |\ s_{<i})\qquad L = -\frac{1}{N}\sum_i \log\,p(s_i\ |\ s_{<i})$",
+    "dvae-bound": r"$L = \frac{1}{CHW}\left[-\log p(x\ |\ z) + \beta\sum_{i=1}^{hw}"
+    r"\left(\log K - \mathrm{H}\left[q(z_i\ |\ x)\right]\right)\right]$",
+    "dvae-gumbel": r"$z_i = \mathrm{softmax}\left(\frac{l_i + g_i}{\tau}\right)\qquad g_{ik} = -\log(-\log u_{ik})$",
+    "dvae-likelihood": r"$f(x\ |\ \mu, b) = \frac{1}{2\,b\,x\,(1 - x)}\ "
+    r"\exp\left(-\frac{|\log\frac{x}{1 - x} - \mu|}{b}\right)$",
+    "perceptual": r"$d(x, x') = \sum_l \frac{1}{H_l W_l}\sum_{h,w}\sum_c w_{lc}"
+    r"\left(\frac{y_{lchw}}{\|y_{lhw}\|} - \frac{y'_{lchw}}{\|y'_{lhw}\|}\right)^2$",
+    "diffusion-forward": r"$x_t = \alpha_t\,x_0 + \sigma_t\,\epsilon\qquad q(x_t\ |\ x_0) = N(\alpha_t x_0,\ \sigma_t^2)$",
+    "diffusion-posterior": r"$q(x_s\ |\ x_t, x_0) = N\left(\frac{\alpha_t\,\sigma_s^2}{\alpha_s\,\sigma_t^2}\,x_t"
+    r" + \alpha_s\left(1 - \frac{\alpha_t^2\sigma_s^2}{\alpha_s^2\sigma_t^2}\right) x_0,\ "
+    r"\sigma_s^2\left(1 - \frac{\alpha_t^2\sigma_s^2}{\alpha_s^2\sigma_t^2}\right)\right)$",
+    "diffusion-kinds": r"$\epsilon\qquad x_0\qquad v = \alpha_t\,\epsilon - \sigma_t\,x_0\qquad u = \epsilon - x_0$",
+    "diffusion-bound": r"$L = \mathrm{KL}\left(q(x_T|x_0)\,\|\,N(0, 1)\right)"
+    r" + \sum_{t>1}\mathrm{KL}\left(q(x_{t-1}|x_t, x_0)\,\|\,p(x_{t-1}|x_t)\right) - \log p(x_0|x_1)$",
+    "diffusion-ddim": r"$x_s = \alpha_s\,\hat{x}_0 + \sqrt{\sigma_s^2 - \tilde{\sigma}^2}\;\hat{\epsilon}"
+    r" + \tilde{\sigma}\,z\qquad "
+    r"\tilde{\sigma} = \eta\,\sigma_s\sqrt{1 - \frac{\alpha_t^2\sigma_s^2}{\alpha_s^2\sigma_t^2}}$",
+    "diffusion-guidance": r"$\tilde{\epsilon} = \epsilon(x) + w\left(\epsilon(x, c) - \epsilon(x)\right)"
+    r"\qquad \tilde{\epsilon} = \epsilon(x) - w\,\sigma_t\,\nabla_x \log p(c\ |\ x)$",
     "nce-logit": r"$h(u) = \sigma\left(\log p_{model}(u) - \log p_{noise}(u) - \log k\right)$",
     "nce-loss": r"$L = -\mathbf{E}_{data}\left[\log h(x)\right] - k\,\mathbf{E}_{noise}\left[\log(1 - h(y))\right]$",
+    "elbo-gap": r"$\log p(x) = \mathbf{E}_{q}\left[\log\frac{p(x, z)}{q(z)}\right]"
+    r" + \mathrm{KL}\left(q(z)\ \|\ p(z|x)\right)$",
+    "elbo-iw": r"$L_K = \mathbf{E}\left[\log\frac{1}{K}\sum_{k=1}^{K}\frac{p(x, z_k)}{q(z_k)}\right]"
+    r"\qquad L_1 \leq L_2 \leq \ldots \leq \log p(x)$",
+    "elbo-model": r"$x = W z + \mu + \sigma\,\epsilon\qquad p(x) = N(\mu,\ W W^T + \sigma^2 I)"
+    r"\qquad p(z|x) = N\left(M^{-1} W^T (x - \mu),\ \sigma^2 M^{-1}\right)\qquad M = W^T W + \sigma^2 I$",
+    "elbo-ml": r"$W = U\,(\Lambda - \sigma^2 I)^{1/2}\,R\qquad \sigma^2 = \frac{1}{D - Z}\sum_{j > Z} \lambda_j$",
+    "elbo-diagonal": r"$\mathrm{KL} = \frac{1}{2}\left(\sum_i \log M_{ii} - \log \det M\right)$",
+    "patches-tokens": r"$t_i = Q\,(x_i - \mu)\qquad \hat{x}_i = Q^T t_i + \mu\qquad Q Q^T = I$",
+    "patches-loss": r"$L = |x - \hat{x}|^2 + \frac{\Delta^2}{6}\,R(t / \Delta)"
+    r" + CE\left(\frac{1}{n}\sum_i f(t_i),\ y\right)$",
+    "vae-bound": r"$\log p(x)\ \geq\ \mathbf{E}_{q(z|x)}\left[\log p(x|z)\right]"
+    r" - \beta\,\mathrm{KL}\left(q(z|x)\ \|\ N(0, 1)\right)\qquad z = \mu(x) + \sigma(x)\,\epsilon$",
+    "vae-kl": r"$\mathrm{KL} = \frac{1}{2}\sum_j \left(\mu_j^2 + \sigma_j^2 - 1 - \log\sigma_j^2\right)$",
+    "vae-bins": r"$P(k\ |\ z) = F\left(\frac{x_k + \delta - m}{s}\right) - F\left(\frac{x_k - \delta - m}{s}\right)$",
+    "vae-iw": r"$\log p(x)\ \geq\ \mathbf{E}\left[\log\frac{1}{K}\sum_{k=1}^{K}\frac{p(x|z_k)\,p(z_k)}{q(z_k|x)}\right]$",
 }
 
 
@@ -286,6 +335,7 @@ def main() -> None:
     augment_picture("simclr", "views.png")
     invariance_picture()
     (GENERATED / "image-encoders.md").write_text(encoders_table(), encoding="utf-8")
+    (GENERATED / "features-network.md").write_text(figures_features.tables(), encoding="utf-8")
     readme = HERE.parent / "README.md"
     before, rest = readme.read_text(encoding="utf-8").split(START)
     after = rest.split(END)[1]

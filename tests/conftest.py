@@ -1,14 +1,20 @@
-"""Fixtures that many tests share: a tiny CLIP, a folder of captioned pictures."""
+"""Fixtures that many tests share: a tiny CLIP, a folder of captioned pictures, toy tokenizers."""
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from intermodal.core import registry
+from intermodal.core.config import trust_package
+from intermodal.core.registry import MethodCard
 from intermodal.data.processors import ImageProcessor, TextProcessor
 from intermodal.data.tokenizers import BOS, EOS, train_bpe
 from intermodal.methods.contrastive.clip import CLIP, CLIPConfig
@@ -54,3 +60,22 @@ def write_pictures(folder: Path, count: int = 12, size: int = 24) -> Path:
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
     return write_pictures(tmp_path / "pictures")
+
+
+@pytest.fixture
+def toys(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """``toy_tokenizer.py``, whose tokenizers can be saved and loaded as the library's own."""
+    if (module := sys.modules.get("toy_tokenizer")) is None:
+        spec = importlib.util.spec_from_file_location("toy_tokenizer", Path(__file__).parent / "toy_tokenizer.py")
+        assert spec is not None and spec.loader is not None
+        module = sys.modules["toy_tokenizer"] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        trust_package("toy_tokenizer")
+    about = {"title": "A toy", "paper": "", "capabilities": ("reconstruct",), "recipes": (), "reference": ""}
+    own = {
+        cls.id: MethodCard(id=cls.id, cls=cls.__name__, module="toy_tokenizer", **about)
+        for cls in (module.Toy, module.ToyVAE)
+    }
+    known = {**registry.cards(), **own}
+    monkeypatch.setattr(registry, "cards", lambda: known)
+    return module

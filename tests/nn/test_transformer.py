@@ -15,6 +15,7 @@ from intermodal.nn.transformer import (
     MLP,
     Attention,
     Block,
+    GatedMLP,
     Transformer,
     block_flops,
     build_transformer,
@@ -219,3 +220,17 @@ def test_a_stack_takes_any_blocks():
             return 2 * x + 1
 
     assert float(Transformer([Add(), Add()])(torch.ones(1))) == 7
+
+
+def test_gated_mlp_is_the_equation():
+    """Shazeer 2020: half of the hidden layer, times the GELU of the other half."""
+    mlp, x = GatedMLP(6, 10).double(), torch.randn(2, 3, 6, dtype=torch.float64)
+    value, gate = (x @ w.T + b for w, b in zip(mlp.fc1.weight.chunk(2), mlp.fc1.bias.chunk(2), strict=True))
+    gelu = gate * 0.5 * (1 + torch.erf(gate / 2**0.5))
+    assert torch.allclose(mlp(x), (value * gelu) @ mlp.fc2.weight.T + mlp.fc2.bias)
+
+
+def test_attention_without_biases_at_its_input():
+    for options in ({}, {"context_dim": 5}):
+        names = [n for n, _ in Attention(8, 2, input_bias=False, **options).named_parameters()]
+        assert [n for n in names if n.endswith("bias")] == ["out.bias"]

@@ -7,7 +7,18 @@ import pytest
 
 
 @pytest.mark.parametrize(
-    "package", ["transformers", "safetensors", "tokenizers", "pytorch_metric_learning", "gensim", "numba", "sklearn"]
+    "package",
+    [
+        "transformers",
+        "diffusers",
+        "safetensors",
+        "tokenizers",
+        "pytorch_metric_learning",
+        "vector_quantize_pytorch",
+        "gensim",
+        "numba",
+        "sklearn",
+    ],
 )
 def test_core_group_is_installed(package):
     """Fail, rather than skip, in continuous integration if a reference of the core group is missing."""

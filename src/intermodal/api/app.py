@@ -5,6 +5,8 @@ Requests are forms, so that a text and an uploaded picture are sent the same way
     curl -F text="something cold to eat" -F k=5 http://127.0.0.1:8000/search
     curl -F image=@photo.jpg -F label=cat -F label=dog http://127.0.0.1:8000/classify
     curl -F prompt="the president" -F count=3 http://127.0.0.1:8000/generate
+    curl -F image=@photo.jpg http://127.0.0.1:8000/encode
+    curl -F tokens=@photos.imtok http://127.0.0.1:8000/decode
     curl -F analogy=man -F analogy=king -F analogy=woman http://127.0.0.1:8000/words
 """
 
@@ -24,12 +26,14 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
 from intermodal.api.limits import LimitBody
+from intermodal.api.tokens import numbers_of, read_tokens, token_bytes
 from intermodal.core.errors import DataError, IntermodalError
 from intermodal.core.version import __version__
 from intermodal.data.images import open_image
-from intermodal.index.embedding import classifies, embeds, generates
+from intermodal.index.embedding import classifies, embeds, generates, reconstructs
 from intermodal.index.hits import SearchIndex
 from intermodal.index.session import Session
+from intermodal.index.tokens import decoded, kept
 from intermodal.train.folder import Run
 
 MAX_BYTES = 32_000_000
@@ -40,6 +44,7 @@ MAX_STEPS = 10_000
 
 Texts = Annotated[list[Annotated[str, Field(max_length=MAX_TEXT)]], Form(max_length=MAX_INPUTS)]
 Pictures = Annotated[list[UploadFile], File(max_length=MAX_INPUTS)]
+FewPictures = Annotated[list[UploadFile], File(max_length=MAX_SAMPLES)]
 
 
 class Health(BaseModel):
@@ -116,6 +121,30 @@ class Generated(BaseModel):
     images: list[str] = Field(default_factory=list, description="PNG files in base64")
     texts: list[str] = Field(default_factory=list)
     points: list[list[float]] = Field(default_factory=list)
+
+
+class Encoded(BaseModel):
+    """One picture's tokens."""
+
+    input: str
+    bits: float = Field(description="what the tokens take")
+    latent: list[Any] = Field(description="codes or numbers, nested as `shape` says")
+
+
+class Tokens(BaseModel):
+    """The pictures' tokens, in the order sent."""
+
+    codebook: int | None = Field(description="how many codes there are; null for real numbers")
+    shape: list[int]
+    pictures: list[Encoded]
+    file: str = Field(description="the same as a file of tokens, in base64: what /decode and `intermodal decode` take")
+
+
+class Decoded(BaseModel):
+    """The pictures that tokens stand for."""
+
+    names: list[str] = Field(description="as the file of tokens has them; empty for bare latents")
+    images: list[str] = Field(description="PNG files in base64")
 
 
 class Word(BaseModel):
@@ -230,6 +259,38 @@ def create_app(run: str | Path | Session, index: SearchIndex | None = None, *, m
         if model.generates == "text":
             return Generated(kind="text", texts=made)
         return Generated(kind=model.generates, points=[list(item) for item in made])
+
+    @app.post("/encode")
+    def encode(image: FewPictures) -> Tokens:
+        model = reconstructs(session.model, "To encode")
+        pictures = [open_image(file.file.read(), _name(file)) for file in image]
+        with one_at_a_time:
+            latents, bits, made_by = model.encode(pictures), model.bits(pictures), session.tokenizer
+        rows = zip(_names(image), bits.tolist(), latents.tolist(), strict=True)
+        return Tokens(
+            codebook=made_by.codebook,
+            shape=list(made_by.shape),
+            pictures=[Encoded(input=name, bits=b, latent=latent) for name, b, latent in rows],
+            file=base64.b64encode(token_bytes(made_by, latents, _names(image), [p.size for p in pictures])).decode(),
+        )
+
+    @app.post("/decode")
+    def decode(
+        tokens: Annotated[UploadFile | None, File()] = None,
+        latents: Annotated[str | None, Form()] = None,
+        levels: Annotated[int | None, Form(ge=1)] = None,
+    ) -> Decoded:
+        if (tokens is None) == (latents is None):
+            raise DataError("Send a file of tokens as `tokens`, or numbers in JSON as `latents`, one of the two.")
+        names: list[str] = []
+        with one_at_a_time:
+            if tokens is not None:
+                values, names = read_tokens(tokens.file.read(), session.tokenizer, MAX_SAMPLES)
+            else:
+                assert latents is not None
+                values = numbers_of(latents, MAX_SAMPLES)
+            made = list(decoded(session.model, kept(session.model, values, levels)))
+        return Decoded(names=names, images=[_png(picture) for picture in made])
 
     @app.post("/words")
     def words(

@@ -25,7 +25,7 @@ class Arguments:
 
     model: Model
     output: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="OUT")]]
-    to: Literal["intermodal", "transformers", "word2vec", "word2vec-text"] = "intermodal"
+    to: Literal["intermodal", "transformers", "diffusers", "word2vec", "word2vec-text"] = "intermodal"
     overwrite: bool = False
 
 

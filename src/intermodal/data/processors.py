@@ -97,9 +97,12 @@ class ImageProcessor(Config, Processor):
 
     def encode(self, value: Any) -> Tensor:
         """Return a picture (PIL image, encoded bytes or path) as uint8 ``(3, H, W)``."""
-        image = self._fit(open_image(value))
-        array = np.array(image, dtype=np.uint8)
+        array = np.array(self.fitted(value), dtype=np.uint8)
         return torch.from_numpy(array).permute(2, 0, 1).contiguous()
+
+    def fitted(self, value: Any) -> Image.Image:
+        """Return a picture (PIL image, encoded bytes or path) at the processor's size; one that has it stays as it is."""
+        return self._fit(open_image(value))
 
     def _fit(self, image: Image.Image) -> Image.Image:
         height, width = self.size

@@ -14,7 +14,7 @@ from intermodal.core.errors import CheckpointError, ConfigError, IntermodalError
 from intermodal.core.files import read_json
 from intermodal.core.registry import load_class
 from intermodal.data.processors import Processor
-from intermodal.hub import bert, clip, open_clip
+from intermodal.hub import autoencoder_kl, bert, clip, dalle_dvae, open_clip, vqmodel
 from intermodal.hub.download import download, is_hub_id
 from intermodal.hub.keymap import KeyMap
 from intermodal.hub.processors import (
@@ -26,8 +26,12 @@ from intermodal.hub.word2vec_format import read_word2vec
 from intermodal.methods.base import Method
 from intermodal.methods.contrastive.bert import BERT
 from intermodal.methods.contrastive.clip import CLIP, CLIPConfig
+from intermodal.methods.image_tokenizers.dvae import DVAE
+from intermodal.methods.image_tokenizers.vae import VAE
+from intermodal.methods.image_tokenizers.vqgan import VQGAN
 
 CONFIG = "config.json"
+PIPELINE = "model_index.json"
 WORD_VECTORS = (".bin", ".vec", ".w2v", ".txt")
 """How files in word2vec's text or binary format are called."""
 MethodT = TypeVar("MethodT", bound=Method)
@@ -44,7 +48,7 @@ def load(
 
     Args:
         path_or_id: a checkpoint folder of ours; a run folder, which holds one under ``model``; a folder in
-            transformers' or open_clip's layout; a file in word2vec's text or binary format; or a hub id
+            transformers', diffusers' or open_clip's layout; a file in word2vec's text or binary format; or a hub id
             ``owner/name`` of such a folder.
         device: where its parameters are put.
         revision: of a hub id, a branch, tag or commit.
@@ -72,7 +76,9 @@ def load(
         )
     for folder in (path, path / "model"):
         if (folder / MANIFEST).exists():
-            model: Method = load_class(read_checkpoint(folder).method).load(folder, device)
+            checkpoint = read_checkpoint(folder)
+            cls: type[Method] = load_class(checkpoint.method).class_for(checkpoint.config)
+            model = cls.load(folder, device)
             if processors is not None:
                 model.processors = dict(processors)
             return model
@@ -137,11 +143,17 @@ def build(
 
 def _load_published(folder: Path, device: str | torch.device, processors: Mapping[str, Processor] | None) -> Method:
     data = read_json(folder / CONFIG, "configuration") if (folder / CONFIG).exists() else {}
-    kind = data.get("model_type") if isinstance(data, dict) else None
+    kind = data.get("model_type", data.get("_class_name")) if isinstance(data, dict) else None
     if kind in READERS:
         model = READERS[kind](folder, data, processors)
     elif (folder / open_clip.CONFIG).exists():
         model = _read_open_clip(folder, read_json(folder / open_clip.CONFIG, "configuration"), processors)
+    elif dalle_dvae.is_openai(folder):
+        model = _read_dalle_dvae(folder, processors)
+    elif (folder / PIPELINE).exists():
+        raise CheckpointError(
+            f"{folder} holds a pipeline of several models: give the folder of one of them ({folder / 'vae'})."
+        )
     elif kind is not None:
         raise CheckpointError(
             f"{folder} holds a model of the type {kind!r}, which is not supported; {', '.join(READERS)} are."
@@ -149,8 +161,8 @@ def _load_published(folder: Path, device: str | torch.device, processors: Mappin
     else:
         raise CheckpointError(
             f"{folder} holds no model: neither {MANIFEST} (ours), nor {CONFIG} with a model_type "
-            "(transformers), nor "
-            f"{open_clip.CONFIG} (open_clip)."
+            "(transformers) or _class_name (diffusers), nor "
+            f"{open_clip.CONFIG} (open_clip), nor encoder.safetensors and decoder.safetensors (DALL-E)."
         )
     return model.to(device).eval()
 
@@ -178,6 +190,38 @@ def _read_bert(folder: Path, data: dict[str, Any], processors: Mapping[str, Proc
     if processors is None:
         config, processors = bert.read_processors(folder, config)
     return build(lambda: BERT(config, processors), tensors, bert.key_map(), folder)
+
+
+def _read_autoencoder_kl(folder: Path, data: dict[str, Any], processors: Mapping[str, Processor] | None) -> Method:
+    config = autoencoder_kl.read_config(data, folder)
+    tensors = autoencoder_kl.current_names(read_weights(folder, autoencoder_kl.WEIGHTS), folder)
+    if processors is None:
+        processors = {"image": autoencoder_kl.read_processor(data, config.network)}
+    return build(lambda: VAE(config, processors), tensors, autoencoder_kl.key_map(), folder)
+
+
+def _read_vqmodel(folder: Path, data: dict[str, Any], processors: Mapping[str, Processor] | None) -> Method:
+    config = vqmodel.read_config(data, folder)
+    tensors = autoencoder_kl.current_names(read_weights(folder, autoencoder_kl.WEIGHTS), folder)
+    if processors is None:
+        processors = {"image": autoencoder_kl.read_processor(data, config.network)}
+    return build(lambda: VQGAN(config, processors), vqmodel.with_counts(tensors, folder), vqmodel.key_map(), folder)
+
+
+def _read_flava_codebook(folder: Path, data: dict[str, Any], processors: Mapping[str, Processor] | None) -> Method:
+    config = dalle_dvae.read_flava_config(data, folder)
+    if processors is None:
+        processors = {"image": dalle_dvae.read_flava_processor(folder)}
+    tensors = dalle_dvae.with_state(read_weights(folder), config)
+    return build(lambda: DVAE(config, processors), tensors, dalle_dvae.flava_map(config), folder)
+
+
+def _read_dalle_dvae(folder: Path, processors: Mapping[str, Processor] | None) -> Method:
+    config, tensors = dalle_dvae.read_openai(folder)
+    if processors is None:
+        processors = {"image": dalle_dvae.openai_processor()}
+    tensors = dalle_dvae.with_state(tensors, config)
+    return build(lambda: DVAE(config, processors), tensors, dalle_dvae.openai_map(config), folder)
 
 
 def _with_text(folder: Path, config: CLIPConfig, image: Processor) -> tuple[CLIPConfig, dict[str, Processor]]:
@@ -208,5 +252,8 @@ READERS: dict[str, Callable[[Path, dict[str, Any], Mapping[str, Processor] | Non
     "clip": _read_clip,
     "siglip": _read_clip,
     "bert": _read_bert,
+    autoencoder_kl.CLASS: _read_autoencoder_kl,
+    vqmodel.CLASS: _read_vqmodel,
+    dalle_dvae.FLAVA: _read_flava_codebook,
 }
-"""How a folder in transformers' layout is read, by the ``model_type`` in its ``config.json``."""
+"""How a published folder is read, by the ``model_type`` (transformers) or ``_class_name`` (diffusers) in ``config.json``."""

@@ -19,7 +19,7 @@ from intermodal.data.tokenizers import EOS
 IMAGE_FILE, COMBINED_FILE = "preprocessor_config.json", "processor_config.json"
 
 # Pillow's numbers, in which transformers states the filter.
-_FILTERS: dict[int, Interpolation] = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
+FILTERS: dict[int, Interpolation] = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
 
 
 def read_image_processor(folder: Path, size: tuple[int, int]) -> ImageProcessor:
@@ -50,10 +50,10 @@ def read_image_processor(folder: Path, size: tuple[int, int]) -> ImageProcessor:
             f"The image processor in {folder} resizes to {short} and makes {made} pixels, the model takes {size}."
         )
     resample = data.get("resample", 3 if resize == "crop" else 2)
-    if resample not in _FILTERS:
-        raise CheckpointError(f"{folder}: resample={resample} is not supported; {_FILTERS} are.")
+    if resample not in FILTERS:
+        raise CheckpointError(f"{folder}: resample={resample} is not supported; {FILTERS} are.")
     return ImageProcessor(
-        size=size, mean=_triple(mean), std=_triple(std), resize=resize, interpolation=_FILTERS[resample]
+        size=size, mean=_triple(mean), std=_triple(std), resize=resize, interpolation=FILTERS[resample]
     )
 
 
@@ -106,7 +106,7 @@ def write_image_processor(processor: ImageProcessor, kind: str) -> dict[str, Any
         "size": {"shortest_edge": height} if crop else box,
         "do_center_crop": crop,
         **({"crop_size": box} if crop else {}),
-        "resample": next(n for n, name in _FILTERS.items() if name == processor.interpolation),
+        "resample": next(n for n, name in FILTERS.items() if name == processor.interpolation),
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,

@@ -11,27 +11,31 @@ from intermodal.core.checkpoint import WEIGHTS, write_tensors
 from intermodal.core.errors import CheckpointError
 from intermodal.core.files import atomic_folder
 from intermodal.data.processors import ImageProcessor, TextProcessor
-from intermodal.hub import bert, clip
+from intermodal.hub import autoencoder_kl, bert, clip, vqmodel
 from intermodal.hub.load import CONFIG
 from intermodal.hub.processors import IMAGE_FILE, write_image_processor, write_text_processor
 from intermodal.hub.word2vec_format import write_word2vec
 from intermodal.methods.base import Method
 from intermodal.methods.contrastive.bert import BERT
 from intermodal.methods.contrastive.clip import CLIP
+from intermodal.methods.image_tokenizers.vae import VAE
+from intermodal.methods.image_tokenizers.vqgan import VQGAN
 
-Layout = Literal["transformers", "word2vec", "word2vec-text"]
+Layout = Literal["transformers", "diffusers", "word2vec", "word2vec-text"]
 
 
 def export(model: Method, path: str | Path, layout: Layout = "transformers") -> None:
     """Write a model so that another library loads it, in one step: the folder is there in full or not at all.
 
     Args:
-        model: a CLIP whose architecture transformers' CLIPModel or SiglipModel has, or a BERT.
+        model: a CLIP whose architecture transformers' CLIPModel or SiglipModel has, a BERT, a VAE whose latent is a map, or
+            a VQGAN.
         path: the folder to write; one that is there is replaced.
         layout: ``word2vec`` and ``word2vec-text``: one file in word2vec's binary or text format, of a model with word
             vectors. ``transformers``: ``config.json``, ``model.safetensors``, and for the processors that the
             model has ``preprocessor_config.json``, ``tokenizer.json``, ``tokenizer_config.json`` and
-            ``special_tokens_map.json``.
+            ``special_tokens_map.json``. ``diffusers``: ``config.json`` and ``diffusion_pytorch_model.safetensors``; a
+            VAE's width of the likelihood and a VQGAN's discriminator have no place there and are left out.
 
     Raises:
         CheckpointError: if the layout, the method or its architecture has no counterpart; it says why.
@@ -39,6 +43,8 @@ def export(model: Method, path: str | Path, layout: Layout = "transformers") -> 
     """
     if layout not in get_args(Layout):
         raise CheckpointError(f"A model is exported in the layout {' or '.join(get_args(Layout))}, not {layout!r}.")
+    if layout == "diffusers":
+        return _export_diffusers(model, path)
     if layout != "transformers":
         if not isinstance(model, HasWords):
             raise CheckpointError(f"The method {model.id!r} has no word vectors to be written in word2vec's format.")
@@ -74,6 +80,22 @@ def _export_bert(model: BERT, path: str | Path) -> None:
         _write_json(folder / CONFIG, config)
         if isinstance(text, TextProcessor):
             bert.write_tokenizer(text, folder)
+
+
+def _export_diffusers(model: Method, path: str | Path) -> None:
+    """Write a VAE as AutoencoderKL, the autoencoder of a VQGAN as VQModel."""
+    weights = {k: v.detach() for k, v in model.state_dict().items()}
+    if isinstance(model, VAE):
+        config = autoencoder_kl.write_config(model)
+        own = {k: v for k, v in weights.items() if k not in autoencoder_kl.OWN}
+        tensors = autoencoder_kl.key_map().to_published(own)
+    elif isinstance(model, VQGAN):
+        config, tensors = vqmodel.write_config(model), vqmodel.without_counts(weights)
+    else:
+        raise CheckpointError(f"The method {model.id!r} has no layout of diffusers to be exported in.")
+    with atomic_folder(path) as folder:
+        write_tensors(folder / autoencoder_kl.WEIGHTS, tensors, metadata={"format": "pt"})
+        _write_json(folder / CONFIG, config)
 
 
 def _write_json(path: Path, data: object) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from intermodal.core.capabilities import Classifies, Embeds, Generates, capabilities_of
+from intermodal.core.capabilities import Classifies, Embeds, Generates, Reconstructs, capabilities_of
 from intermodal.core.errors import ConfigError, DataError
 from intermodal.core.registry import cards
 from intermodal.data.images import SUFFIXES
@@ -60,6 +60,11 @@ def generates(model: object, need: str) -> Generates:
     return offering(model, "generate", need)
 
 
+def reconstructs(model: object, need: str) -> Reconstructs:
+    """Return ``model`` as an image tokenizer, or raise a ConfigError that says what lacks."""
+    return offering(model, "reconstruct", need)
+
+
 def embeds(model: object, modality: str, need: str) -> Embeds:
     """Return ``model`` as one that embeds a modality, or raise a ConfigError that says what lacks."""
     found: Embeds = offering(model, "embed", need)
@@ -103,6 +108,13 @@ class ModelStamp:
 
 def stamp(model: Method) -> ModelStamp:
     """Return the stamp of a model: the same for the same weights, wherever they were loaded from."""
+    embedder: Embeds = offering(model, "embed", "An index")
+    dim = embedder.embed(embedder.modalities[0], []).shape[1]
+    return ModelStamp(model.id, dim, fingerprint(model))
+
+
+def fingerprint(model: Method) -> str:
+    """Return the SHA-256 of a model's configuration, its processors and every weight, in hexadecimal."""
     digest = hashlib.sha256(json.dumps(model.config.to_dict(), sort_keys=True).encode())
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -115,9 +127,7 @@ def stamp(model: Method) -> ModelStamp:
         digest.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
         # As bytes, because NumPy has no bfloat16; a scalar has no last axis to view otherwise.
         digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
-    embedder: Embeds = offering(model, "embed", "An index")
-    dim = embedder.embed(embedder.modalities[0], []).shape[1]
-    return ModelStamp(model.id, dim, digest.hexdigest())
+    return digest.hexdigest()
 
 
 def find_pictures(folder: Path) -> list[Path]:

@@ -13,12 +13,14 @@ from intermodal.core.errors import CheckpointError, DataError
 from intermodal.core.progress import Progress, silent
 from intermodal.core.registry import MethodCard, card
 from intermodal.data.named import is_text
+from intermodal.data.tokens import Tokenizer
 from intermodal.hub.load import load
 from intermodal.index.embedding import ModelStamp, embed_one, embeds, stamp
 from intermodal.index.folder import FolderIndex, Update
 from intermodal.index.held_out import held_out, source_of
 from intermodal.index.hits import MemoryIndex
 from intermodal.index.text import TextIndex
+from intermodal.index.tokens import tokenizer_of
 from intermodal.index.words import WordIndex
 from intermodal.methods.base import Method
 
@@ -71,6 +73,15 @@ class Session:
     def stamp(self) -> ModelStamp:
         """By what indexes know the model."""
         return stamp(self.model)
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """By what files of tokens know the model.
+
+        Raises:
+            ConfigError: if it is no image tokenizer.
+        """
+        return tokenizer_of(self.model)
 
     @cached_property
     def words(self) -> WordIndex:

@@ -12,17 +12,17 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from intermodal.nn.distributed import all_reduce_sum, is_distributed, rank_and_world
 
-def is_distributed(group: dist.ProcessGroup | None = None) -> bool:
-    """Say whether torch.distributed runs and ``group`` (None: all processes) has more than one rank."""
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size(group) > 1
-
-
-def rank_and_world(group: dist.ProcessGroup | None = None) -> tuple[int, int]:
-    """Return this process's rank in ``group`` and its size; ``(0, 1)`` without torch.distributed."""
-    if not is_distributed(group):
-        return 0, 1
-    return dist.get_rank(group), dist.get_world_size(group)
+__all__ = [
+    "all_gather_with_grad",
+    "all_reduce_sum",
+    "check_same_shape",
+    "is_distributed",
+    "rank_and_world",
+    "stack_over_ranks",
+    "total_over_ranks",
+]
 
 
 def all_gather_with_grad(tensor_bD: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
@@ -48,15 +48,6 @@ def all_gather_with_grad(tensor_bD: Tensor, group: dist.ProcessGroup | None = No
     check_same_shape(tensor_bD, group)
     gathered: Tensor = _AllGather.apply(tensor_bD, group)
     return gathered
-
-
-def all_reduce_sum(tensor: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
-    """Return the sum over ranks, without gradient; ``tensor`` itself without torch.distributed."""
-    if not is_distributed(group):
-        return tensor
-    total = tensor.detach().clone()
-    dist.all_reduce(total, group=group)
-    return total
 
 
 def total_over_ranks(part: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from intermodal.core.errors import ConfigError
+from intermodal.nn.cache import KVCache, LayerCache
 
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu"]
 
@@ -61,7 +62,7 @@ def attend(
         v_BHSK: values, of the keys' shape.
         mask: bool, broadcasts to (B, H, L, S), True where attending is allowed; each query needs one.
         dropout: share of the weights to zero; the others are scaled by ``1 / (1 - dropout)``.
-        causal: position ``i`` sees positions ``<= i`` only; not together with a mask.
+        causal: position ``i`` sees positions ``<= i`` only (L = S); not together with a mask.
 
     Returns:
         Shape (B, H, L, K).
@@ -73,12 +74,17 @@ def attend(
             q_BHLK, k_BHSK, v_BHSK, attn_mask=mask, dropout_p=dropout, is_causal=causal
         )
     if causal:
-        mask = torch.ones(q_BHLK.shape[2], k_BHSK.shape[2], dtype=torch.bool, device=q_BHLK.device).tril()
+        mask = past(q_BHLK.shape[2], k_BHSK.shape[2], q_BHLK.device)
     scores_BHLS = (q_BHLK * q_BHLK.shape[-1] ** -0.5) @ k_BHSK.transpose(-1, -2)
     if mask is not None:
         scores_BHLS = scores_BHLS.masked_fill(~mask, float("-inf"))
     weights_BHLS = scores_BHLS.softmax(-1, dtype=scores_BHLS.dtype)
     return F.dropout(weights_BHLS, dropout) @ v_BHSK
+
+
+def past(queries: int, keys: int, device: torch.device) -> Tensor:
+    """Return which keys each query sees, bool (L, S), where the queries are the last L of S positions: up to its own."""
+    return torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
 
 
 class Attention(nn.Module):
@@ -95,6 +101,7 @@ class Attention(nn.Module):
         causal: position ``i`` sees positions ``<= i`` only.
         dropout: share of the attention weights that are zeroed while training, from 0 to below 1, drawn from
             torch's global generator.
+        input_bias: queries, keys and values have a bias.
 
     Raises:
         ConfigError: if ``width`` is no multiple of ``heads``.
@@ -109,6 +116,7 @@ class Attention(nn.Module):
         output_dim: int | None = None,
         causal: bool = False,
         dropout: float = 0.0,
+        input_bias: bool = True,
     ) -> None:
         super().__init__()
         if heads < 1 or width % heads:
@@ -117,13 +125,20 @@ class Attention(nn.Module):
         self.causal = causal
         self.dropout = dropout
         if context_dim is None:
-            self.qkv = nn.Linear(width, 3 * width)
+            self.qkv = nn.Linear(width, 3 * width, bias=input_bias)
         else:
-            self.q = nn.Linear(width, width)
-            self.kv = nn.Linear(context_dim, 2 * width)
+            self.q = nn.Linear(width, width, bias=input_bias)
+            self.kv = nn.Linear(context_dim, 2 * width, bias=input_bias)
         self.out = nn.Linear(width, output_dim or width)
 
-    def forward(self, x_BLD: Tensor, context_BSC: Tensor | None = None, *, mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x_BLD: Tensor,
+        context_BSC: Tensor | None = None,
+        *,
+        mask: Tensor | None = None,
+        cache: LayerCache | None = None,
+    ) -> Tensor:
         """Attend from ``x_BLD`` to itself or to ``context_BSC``.
 
         Args:
@@ -132,21 +147,33 @@ class Attention(nn.Module):
             mask: bool, True where attending is allowed: (B, S) masks keys, for example padding; (B, L, S) or
                 a 4-dimensional mask that broadcasts to (B, H, L, S) masks pairs. Each query needs one allowed
                 key.
+            cache: of causal self-attention: what was read before. ``x_BLD`` goes on from there and is kept too; S counts
+                all that is kept then.
 
         Returns:
             float, shape (B, L, D) (or ``output_dim`` as its last size).
 
         Raises:
-            ValueError: if the context is missing, or given to self-attention.
+            ValueError: if the context is missing or given to self-attention, or a cache is given to attention that is
+                not causal, in which a position read before would have to change.
         """
         q_BHLK, k_BHSK, v_BHSK = self._project(x_BLD, context_BSC)
+        if cache is not None:
+            if context_BSC is not None or not self.causal:
+                raise ValueError("Only causal self-attention can go on from a cache.")
+            k_BHSK, v_BHSK = cache.append(k_BHSK, v_BHSK)
+        queries, keys = q_BHLK.shape[2], k_BHSK.shape[2]
+        if mask is not None:
+            mask = self._pairs(mask, queries, keys)
+        elif self.causal and 1 < queries < keys:
+            mask = past(queries, keys, q_BHLK.device)
         y_BHLK = attend(
             q_BHLK,
             k_BHSK,
             v_BHSK,
-            mask=None if mask is None else self._pairs(mask, q_BHLK.shape[2], k_BHSK.shape[2]),
+            mask=mask,
             dropout=self.dropout if self.training else 0.0,
-            causal=self.causal and mask is None,
+            causal=self.causal and mask is None and queries == keys,
         )
         return self.out(y_BHLK.transpose(1, 2).flatten(-2))
 
@@ -158,8 +185,8 @@ class Attention(nn.Module):
         q_BHLK, k_BHSK, _ = self._project(x_BLD, context_BSC)
         scores_BHLS = q_BHLK @ k_BHSK.transpose(-1, -2) * q_BHLK.shape[-1] ** -0.5
         if self.causal:
-            past = torch.ones(scores_BHLS.shape[-2:], dtype=torch.bool, device=scores_BHLS.device).tril()
-            scores_BHLS = scores_BHLS.masked_fill(~past, float("-inf"))
+            seen_LS = past(scores_BHLS.shape[-2], scores_BHLS.shape[-1], scores_BHLS.device)
+            scores_BHLS = scores_BHLS.masked_fill(~seen_LS, float("-inf"))
         return scores_BHLS.softmax(-1)
 
     def _project(self, x_BLD: Tensor, context_BSC: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -182,7 +209,7 @@ class Attention(nn.Module):
         elif mask.dim() == 3:
             mask = mask[:, None]
         if self.causal:
-            mask = mask & torch.ones(queries, keys, dtype=torch.bool, device=mask.device).tril()
+            mask = mask & past(queries, keys, mask.device)
         return mask
 
 
@@ -211,6 +238,25 @@ class MLP(nn.Module):
         return self.fc2(self.activation(self.fc1(x_BLD)))
 
 
+class GatedMLP(nn.Module):
+    """``fc2(a * gelu(g))`` with ``(a, g) = fc1(x)``: a gated linear unit (Shazeer 2020, GEGLU).
+
+    Args:
+        width: D, in and out.
+        hidden: M, of each of the two halves.
+    """
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, 2 * hidden)
+        self.fc2 = nn.Linear(hidden, width)
+
+    def forward(self, x_BLD: Tensor) -> Tensor:
+        """Map (..., D) to (..., D)."""
+        value, gate = self.fc1(x_BLD).chunk(2, -1)
+        return self.fc2(value * F.gelu(gate))
+
+
 class Block(nn.Module):
     """A pre-norm residual block, ``x + attention(norm1(x))``, then ``x + mlp(norm2(x))``.
 
@@ -218,7 +264,7 @@ class Block(nn.Module):
 
     Args:
         width: D.
-        attention: a module called as ``attention(x_BLD, mask=...)``.
+        attention: a module called as ``attention(x_BLD, mask=..., cache=...)``.
         mlp: a module from (B, L, D) to (B, L, D).
         norm_eps: the layer norms' epsilon.
         dropout: share of each branch's output that is zeroed while training, before it is added to the
@@ -235,9 +281,9 @@ class Block(nn.Module):
         self.mlp = mlp
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x_BLD: Tensor, *, mask: Tensor | None = None) -> Tensor:
-        """Map (B, L, D) to (B, L, D); ``mask`` as in :meth:`Attention.forward`."""
-        x_BLD = x_BLD + self.dropout(self.attention(self.norm1(x_BLD), mask=mask))
+    def forward(self, x_BLD: Tensor, *, mask: Tensor | None = None, cache: LayerCache | None = None) -> Tensor:
+        """Map (B, L, D) to (B, L, D); ``mask`` and ``cache`` as in :meth:`Attention.forward`."""
+        x_BLD = x_BLD + self.dropout(self.attention(self.norm1(x_BLD), mask=mask, cache=cache))
         return x_BLD + self.dropout(self.mlp(self.norm2(x_BLD)))
 
 
@@ -248,9 +294,9 @@ class PostNormBlock(Block):
     is normalised after each branch. The parts and arguments are those of :class:`Block`.
     """
 
-    def forward(self, x_BLD: Tensor, *, mask: Tensor | None = None) -> Tensor:
-        """Map (B, L, D) to (B, L, D); ``mask`` as in :meth:`Attention.forward`."""
-        x_BLD = self.norm1(x_BLD + self.dropout(self.attention(x_BLD, mask=mask)))
+    def forward(self, x_BLD: Tensor, *, mask: Tensor | None = None, cache: LayerCache | None = None) -> Tensor:
+        """Map (B, L, D) to (B, L, D); ``mask`` and ``cache`` as in :meth:`Attention.forward`."""
+        x_BLD = self.norm1(x_BLD + self.dropout(self.attention(x_BLD, mask=mask, cache=cache)))
         return self.norm2(x_BLD + self.dropout(self.mlp(x_BLD)))
 
 
@@ -258,17 +304,21 @@ class Transformer(nn.Module):
     """A stack of blocks.
 
     Args:
-        blocks: modules called as ``block(x_BLD, mask=...)``, first to last.
+        blocks: modules called as ``block(x_BLD, mask=...)``, first to last, and with ``cache=`` where there is one.
     """
 
     def __init__(self, blocks: Iterable[nn.Module]) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
 
-    def forward(self, x_BLD: Tensor, *, mask: Tensor | None = None) -> Tensor:
-        """Map (B, L, D) to (B, L, D); ``mask`` as in :meth:`Attention.forward`."""
-        for block in self.blocks:
-            x_BLD = block(x_BLD, mask=mask)
+    def forward(self, x_BLD: Tensor, *, mask: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
+        """Map (B, L, D) to (B, L, D).
+
+        ``mask`` is as in :meth:`Attention.forward`; with a ``cache``, one layer of which belongs to each block, the
+        positions go on from those that it holds, and are kept there (causal blocks alone).
+        """
+        for i, block in enumerate(self.blocks):
+            x_BLD = block(x_BLD, mask=mask) if cache is None else block(x_BLD, mask=mask, cache=cache.layers[i])
         return x_BLD
 
 

@@ -10,10 +10,10 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from intermodal.core.config import Config
 from intermodal.core.errors import ConfigError, DataError
+from intermodal.nn.patches import PatchConfig, PatchEmbedding
 from intermodal.nn.transformer import ACTIVATIONS, MLP, Activation, Attention, block_flops, build_transformer
 
 
@@ -137,9 +137,8 @@ class VisionTransformer(nn.Module):
         super().__init__()
         self.config = config
         scale = config.width**-0.5
-        self.patch_embedding = nn.Conv2d(
-            config.channels, config.width, config.patch_size, stride=config.patch_size, bias=config.patch_bias
-        )
+        patches = PatchConfig(size=config.patch_size)
+        self.patch_embedding = PatchEmbedding(config.channels, config.width, patches, bias=config.patch_bias)
         if config.pool == "cls":
             self.class_token = nn.Parameter(scale * torch.randn(config.width))
         self.position_embedding = nn.Parameter(scale * torch.randn(config.tokens, config.width))
@@ -179,7 +178,7 @@ class VisionTransformer(nn.Module):
                 f"The vision transformer takes pictures of shape (B, {config.channels}, {config.size[0]}, "
                 f"{config.size[1]}), found {tuple(image_BCHW.shape)}: use the model's image processor."
             )
-        x_BLD = self._patches(image_BCHW)
+        x_BLD = self.patch_embedding(image_BCHW)
         if config.pool == "cls":
             x_BLD = torch.cat([self.class_token.expand(len(x_BLD), 1, -1), x_BLD], dim=1)
         x_BLD = self.transformer(self.pre_norm(x_BLD + self.position_embedding))
@@ -187,11 +186,3 @@ class VisionTransformer(nn.Module):
             return self.post_norm(x_BLD[:, 0]), x_BLD
         x_BLD = self.post_norm(x_BLD)
         return (self.pool(x_BLD) if config.pool == "attention" else x_BLD.mean(1)), x_BLD
-
-    def _patches(self, image_BCHW: Tensor) -> Tensor:
-        """Embed each patch, (B, C, H, W) to (B, L, D): such a convolution is one matrix product."""
-        (rows, columns), size = self.config.grid, self.config.patch_size
-        image_BCHW = image_BCHW[..., : rows * size, : columns * size]
-        patches = image_BCHW.unflatten(3, (columns, size)).unflatten(2, (rows, size))  # B C rows P columns P
-        patches = patches.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
-        return F.linear(patches, self.patch_embedding.weight.flatten(1), self.patch_embedding.bias)

@@ -29,12 +29,22 @@ RECIPES: dict[str, str] = {
     "ebm-samples": "intermodal.recipes.ebm:ebm_samples",
     "nce": "intermodal.recipes.nce:nce",
     "nce-density": "intermodal.recipes.nce:nce_density",
+    "vqgan": "intermodal.recipes.vqgan:vqgan",
+    "vqgan-prior": "intermodal.recipes.vqgan:vqgan_prior",
     "word2vec": "intermodal.recipes.word2vec:word2vec",
     "word2vec-cbow": "intermodal.recipes.word2vec:word2vec_cbow",
+    "vae": "intermodal.recipes.vae:vae",
+    "vae-map": "intermodal.recipes.vae:vae_map",
     "binding": "intermodal.recipes.binding:binding",
     "bert": "intermodal.recipes.bert:bert",
     "simcse": "intermodal.recipes.bert:simcse",
     "simcse-pairs": "intermodal.recipes.bert:simcse_pairs",
+    "vqvae": "intermodal.recipes.vqvae:vqvae",
+    "vqvae-residual": "intermodal.recipes.vqvae:vqvae_residual",
+    "vqvae-fsq": "intermodal.recipes.vqvae:vqvae_fsq",
+    "elbo": "intermodal.recipes.elbo:elbo",
+    "patches": "intermodal.recipes.patches:patches",
+    "dvae": "intermodal.recipes.dvae:dvae",
 }
 """Each recipe's name and the import path of its function."""
 

@@ -238,8 +238,9 @@ def e_ssl() -> ImageEncoderRecipe:
 def siamese() -> ImageEncoderRecipe:
     """A Siamese network of the emoji's sub-groups: 0.7 minutes on one core, k-NN 0.24 and probe 0.25.
 
-    ``intermodal train siamese``: all pairs of a batch of two views of each picture; ``--model.pairs views`` needs no labels, ``--data pairs.csv`` is a list of pairs (columns
-    a, b, same). The margin is about the distance of unrelated unit vectors, 1.41.
+    ``intermodal train siamese``: all pairs of a batch of two views of each picture. ``--model.pairs views`` needs no
+    labels, ``--data pairs.csv`` is a list of pairs (columns a, b, same). The margin is about the distance of unrelated unit
+    vectors, 1.41.
     """
     model = SiameseConfig(image=TOWER, pairs="labels", embeds="features", neg_margin=1.4)
     return simclr().replace(name="siamese", method="siamese", model=model, expect=_expect(0.244, 0.250, 0.7))

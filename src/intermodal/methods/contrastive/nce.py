@@ -26,6 +26,9 @@ from intermodal.core.fields import SEED, Field
 from intermodal.core.registry import MethodCard
 from intermodal.data.processors import Processor, TextProcessor
 from intermodal.data.tokenizers import UNKNOWN
+from intermodal.decode.generate import generate as decode
+from intermodal.decode.sampling import NEVER, Sampling
+from intermodal.decode.stepper import RereadingStepper
 from intermodal.losses.nce import nce_loss
 from intermodal.methods.base import Batch, Losses, Method, generator_of
 from intermodal.nn.energy import MLPEnergy, MLPEnergyConfig, QuadraticEnergy, QuadraticEnergyConfig, build_energy
@@ -252,19 +255,18 @@ class NCE(Method):
         processor = self.processors["text"]
         assert isinstance(processor, TextProcessor)
         first = processor.tokenizer.encode(prompt.lower() if processor.lower else prompt).ids[:-1]  # without the end
-        tokens_BL = torch.tensor([first], device=self.device).repeat(count, 1)
-        ended = torch.zeros(count, dtype=torch.bool)
+        prompt_BP = torch.tensor([first], device=self.device).repeat(count, 1)
         unknown = processor.tokenizer.token_to_id(UNKNOWN)
-        for _ in range(most):
-            logits_BV = network.logits(network(tokens_BL[:, -network.config.context :])[:, -1]).float().cpu()
-            logits_BV[:, [network.config.pad_id, *([] if unknown is None else [unknown])]] = -math.inf
-            word_B = torch.multinomial(logits_BV.softmax(1), 1, generator=generator)
-            word_B[ended] = processor.eos_id
-            ended |= word_B.squeeze(1) == processor.eos_id
-            tokens_BL = torch.cat([tokens_BL, word_B.to(tokens_BL.device)], 1)
-            if ended.all():
-                break
-        return processor.decode(tokens_BL)
+        never = [network.config.pad_id, *([] if unknown is None else [unknown])]
+
+        def next_logits(tokens_BL: Tensor) -> Tensor:
+            logits_BV = network.logits(network(tokens_BL[:, -network.config.context :])[:, -1]).float()
+            logits_BV[:, never] = NEVER
+            return logits_BV
+
+        stepper, sampling = RereadingStepper(next_logits), Sampling()
+        made_BN = decode(stepper, prompt_BP, most, sampling=sampling, generator=generator, end=processor.eos_id)
+        return processor.decode(torch.cat([prompt_BP, made_BN], 1))
 
     def health(self) -> list[str]:
         """Warn of a language model that is far from normalised."""

@@ -25,7 +25,9 @@ from intermodal.methods.base import Method
 
 IMAGE = Field((), "image", "a picture")
 CHUNK = 64
-"""Pictures encoded or decoded at a time."""
+"""Pictures encoded or decoded at a time, at most."""
+PIXELS = CHUNK * 64 * 64
+"""Their pixels in all, unless one alone has more: larger pictures do not take more memory until one of them does."""
 
 
 class ImageTokenizer(Method):
@@ -37,10 +39,13 @@ class ImageTokenizer(Method):
 
     Attributes:
         codebook_size: K, how many codes there are; None for a latent of real numbers.
+        levels: Q where a place's codes ``(h, w, Q)`` refine each other (residual quantizers), so that :meth:`to_image` takes
+            the first few of them, ``(B, h, w, q)``, and gives a coarser picture; 1 for every other latent.
     """
 
     needs: Mapping[str, Field] = {"image": IMAGE}
     codebook_size: int | None = None
+    levels: int = 1
 
     # What generators use: tensors in, tensors out.
 
@@ -69,6 +74,16 @@ class ImageTokenizer(Method):
     # The capability: pictures in, pictures out.
 
     @property
+    def chunk(self) -> int:
+        """How many pictures are encoded or decoded at a time."""
+        height, width = self.picture.size
+        return max(1, min(CHUNK, PIXELS // (height * width)))
+
+    def _parts(self, images: Sequence[Image.Image]) -> list[list[Image.Image]]:
+        """Return pictures in lists of :attr:`chunk`."""
+        return [list(images[first : first + self.chunk]) for first in range(0, len(images), self.chunk)]
+
+    @property
     def picture(self) -> ImageProcessor:
         """The processor of pictures."""
         processor = self.processors["image"]
@@ -81,7 +96,7 @@ class ImageTokenizer(Method):
         kind = np.float32 if self.codebook_size is None else np.int64
         found = [np.zeros((0, *self.latent_shape()), kind)]
         with evaluating(self):
-            for part in _parts(images):
+            for part in self._parts(images):
                 latent = self.to_latent(self.picture(part).to(self.device))
                 found.append(latent.cpu().numpy().astype(kind))
         return np.concatenate(found)
@@ -96,7 +111,7 @@ class ImageTokenizer(Method):
         checked = torch.from_numpy(np.ascontiguousarray(self.check(latents)))
         found: list[Image.Image] = []
         with evaluating(self):
-            for part in checked.split(CHUNK):
+            for part in checked.split(self.chunk) if len(checked) else ():
                 found += self.picture.decode(self.to_image(part.to(self.device)).float())
         return found
 
@@ -105,7 +120,7 @@ class ImageTokenizer(Method):
         """Return how many bits each picture's latent takes, float32 ``(len(images),)``; see :meth:`rate`."""
         found = [np.zeros(0, np.float32)]
         with evaluating(self):
-            for part in _parts(images):
+            for part in self._parts(images):
                 found.append(self.rate(self.picture(part).to(self.device)).float().cpu().numpy())
         return np.concatenate(found)
 
@@ -115,15 +130,24 @@ class ImageTokenizer(Method):
         Raises:
             DataError: if their shape is another one, a code does not exist, or a number is not finite.
         """
-        values, shape = np.asarray(latents), self.latent_shape()
+        try:
+            values, shape = np.asarray(latents), self.latent_shape()
+        except ValueError as error:
+            raise DataError("The latents of several pictures must be numbers in arrays of one shape.") from error
+        if self.levels > 1 and values.ndim == len(shape) + 1 and 1 <= values.shape[-1] <= self.levels:
+            shape = (*shape[:-1], values.shape[-1])
         if values.ndim != len(shape) + 1 or values.shape[1:] != shape:
             raise DataError(
                 f"This model's latents have the shape {shape} for each picture, found {values.shape[1:]}: they were made by "
                 "another model."
             )
         if self.codebook_size is None:
-            if not np.isfinite(values).all():
-                raise DataError("There is a number that is not finite in the latents.")
+            if not np.issubdtype(values.dtype, np.integer) and not np.issubdtype(values.dtype, np.floating):
+                raise DataError(f"This model's latents are real numbers, found {values.dtype}.")
+            if not (np.abs(values) <= np.finfo(np.float32).max).all():
+                raise DataError(
+                    "There is a number that is not finite in the latents, or too large for single precision."
+                )
             return values.astype(np.float32)
         if not np.issubdtype(values.dtype, np.integer):
             raise DataError(f"This model's latents are codes (whole numbers), found {values.dtype}.")
@@ -150,8 +174,3 @@ class evaluating:
 
     def __exit__(self, *error: object) -> None:
         self.model.train(self.was)
-
-
-def _parts(images: Sequence[Image.Image]) -> list[list[Image.Image]]:
-    """Return pictures in lists of :data:`CHUNK`."""
-    return [list(images[first : first + CHUNK]) for first in range(0, len(images), CHUNK)]

@@ -1,0 +1,68 @@
+"""Going on with sequences by sampling, or greedily.
+
+B sequences   P tokens of a prompt   N new tokens
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from intermodal.decode.sampling import Sampling, choose
+from intermodal.decode.stepper import Stepper
+
+State = TypeVar("State")
+
+
+@torch.no_grad()
+def generate(
+    stepper: Stepper[State],
+    prompt_BP: Tensor,
+    most: int,
+    *,
+    sampling: Sampling,
+    generator: torch.Generator,
+    end: int | None = None,
+    watch: Callable[[int], None] | None = None,
+) -> Tensor:
+    """Return what comes after prompts, a token at a time.
+
+    Args:
+        stepper: the model.
+        prompt_BP: int64 tokens ``(B, P)``, P at least 1, on the model's device.
+        most: so many new tokens at most, at least 1.
+        sampling: how each is chosen.
+        generator: of the random numbers, on the CPU: ``(B, most)`` of them, whatever the temperature and however early
+            the sequences end.
+        end: the token that ends a sequence; what would come after it is filled up with it, and when all have ended,
+            nothing more is made. None for sequences of full length.
+        watch: told after each step how many tokens are made.
+
+    Returns:
+        int64 ``(B, N)``, N from 1 to ``most``, without the prompts.
+
+    Raises:
+        ValueError: if there is no prompt or ``most`` is below 1.
+    """
+    if prompt_BP.dim() != 2 or prompt_BP.shape[1] < 1 or most < 1:
+        raise ValueError(f"A prompt of at least one token and a step are needed, found {prompt_BP.shape} and {most}.")
+    uniform_BN = torch.rand(len(prompt_BP), most, generator=generator).to(prompt_BP.device)
+    ended_B = torch.zeros(len(prompt_BP), dtype=torch.bool, device=prompt_BP.device)
+    made: list[Tensor] = []
+    state, tokens_BL = stepper.start(prompt_BP.shape[1] + most), prompt_BP
+    for number in range(most):
+        logits_BV, state = stepper.step(state, tokens_BL)
+        token_B = choose(logits_BV, sampling, uniform_BN[:, number])
+        if end is not None:
+            token_B = torch.where(ended_B, end, token_B)
+            ended_B = token_B == end
+        made.append(token_B)
+        if watch is not None:
+            watch(number + 1)
+        if end is not None and bool(ended_B.all()):
+            break
+        tokens_BL = token_B.unsqueeze(1)
+    return torch.stack(made, 1)

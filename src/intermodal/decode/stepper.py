@@ -1,0 +1,91 @@
+"""What can be decoded: a model that reads some tokens, says what may come next, and remembers.
+
+Pictures of codes, captions, transcripts and answers are all made this way. A search (greedy, sampling, beams) is a function
+over the protocol and knows no model; a language model beside an acoustic one, guidance or a constraint is a wrapper that is
+a :class:`Stepper` again.
+
+    B sequences   L tokens that are read in one step   V tokens that may come next   N sequences after a choice
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from intermodal.nn.cache import KVCache
+from intermodal.nn.causal import CausalTransformer
+
+State = TypeVar("State")
+
+
+class Stepper(Protocol[State]):
+    """Goes on with sequences; the state is whatever it remembers of them."""
+
+    def start(self, length: int) -> State:
+        """Return the state in which nothing was read, for sequences of at most ``length`` tokens."""
+        ...
+
+    def step(self, state: State, tokens_BL: Tensor) -> tuple[Tensor, State]:
+        """Read tokens, int64 ``(B, L)``: the whole prompt first, then one token at a time.
+
+        Returns:
+            logits ``(B, V)`` of the token after the last one read, and the state; the one given is used up.
+        """
+        ...
+
+    def reorder(self, state: State, rows_N: Tensor) -> State:
+        """Return the state of the sequences of these numbers, int64 ``(N,)``: some are left out, others split in two."""
+        ...
+
+
+class TransformerStepper:
+    """A causal transformer that keeps the keys and values of what it has read: a step costs one position.
+
+    Args:
+        network: reads at most ``context_length`` tokens.
+    """
+
+    def __init__(self, network: CausalTransformer) -> None:
+        self.network = network
+
+    def start(self, length: int) -> KVCache:
+        """Return an empty cache."""
+        return self.network.new_cache(min(length, self.network.config.context_length))
+
+    def step(self, state: KVCache, tokens_BL: Tensor) -> tuple[Tensor, KVCache]:
+        """Read tokens; see :meth:`Stepper.step`."""
+        last_BD = self.network.hidden(tokens_BL, state)[:, -1]
+        return self.network.logits(last_BD), state
+
+    def reorder(self, state: KVCache, rows_N: Tensor) -> KVCache:
+        """Choose among the sequences, in place; see :meth:`Stepper.reorder`."""
+        state.reorder(rows_N)
+        return state
+
+
+class RereadingStepper:
+    """A model that remembers nothing but the tokens, and reads all of them anew in every step.
+
+    Args:
+        next_logits: from tokens ``(B, L)`` to the logits ``(B, V)`` of the token after the last.
+    """
+
+    def __init__(self, next_logits: Callable[[Tensor], Tensor]) -> None:
+        self.next_logits = next_logits
+
+    def start(self, length: int) -> Tensor | None:
+        """Return None: nothing was read."""
+        del length
+        return None
+
+    def step(self, state: Tensor | None, tokens_BL: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Read tokens; see :meth:`Stepper.step`."""
+        state = tokens_BL if state is None else torch.cat([state, tokens_BL], 1)
+        return self.next_logits(state), state
+
+    def reorder(self, state: Tensor | None, rows_N: Tensor) -> Tensor | None:
+        """Choose among the sequences; see :meth:`Stepper.reorder`."""
+        return None if state is None else state[rows_N]

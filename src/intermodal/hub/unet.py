@@ -1,0 +1,230 @@
+"""The U-Nets of diffusers' published layout: UNet2DModel and UNet2DConditionModel, to ours and back.
+
+A folder holds ``config.json`` with ``_class_name`` and ``diffusion_pytorch_model.safetensors``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from intermodal.core.checkpoint import read_tensors
+from intermodal.core.errors import CheckpointError, ConfigError
+from intermodal.hub.keymap import KeyMap, Rule, fuse, rename
+from intermodal.nn.unet import UNet, UNetConfig
+from intermodal.nn.unet_parts import Classes
+
+CLASSES = ("UNet2DModel", "UNet2DConditionModel")
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+_DOWN = {
+    "DownBlock2D": (False, "conv"),
+    "ResnetDownsampleBlock2D": (False, "block"),
+    "AttnDownBlock2D": (True, ""),
+    "CrossAttnDownBlock2D": (True, "conv"),
+}
+_UP = {name.replace("Down", "Up"): value for name, value in _DOWN.items()}
+"""Types of blocks: whether there is attention, and what leads to the next level (nothing: as ``downsample_type`` says)."""
+
+_UNUSED: dict[str, tuple[Any, ...]] = {
+    "act_fn": ("silu", "swish"),
+    "time_embedding_type": ("positional",),
+    "only_cross_attention": (False,),
+    "encoder_hid_dim": (None,),
+    "encoder_hid_dim_type": (None,),
+    "dual_cross_attention": (False,),
+    "addition_embed_type": (None,),
+    "resnet_skip_time_act": (False,),
+    "resnet_out_scale_factor": (1.0,),
+    "time_embedding_act_fn": (None,),
+    "timestep_post_act": (None,),
+    "time_cond_proj_dim": (None,),
+    "conv_in_kernel": (3,),
+    "conv_out_kernel": (3,),
+    "attention_type": ("default",),
+    "class_embeddings_concat": (False,),
+    "mid_block_only_cross_attention": (None, False),
+    "cross_attention_norm": (None,),
+    "num_attention_heads": (None,),
+    "reverse_transformer_layers_per_block": (None,),
+}
+"""What this network has in one form only; anything else is refused by name."""
+
+
+def read_config(data: Mapping[str, Any], where: Path | str) -> UNetConfig:
+    """Return our configuration of a ``config.json``; what it leaves out is what diffusers fills in.
+
+    Raises:
+        CheckpointError: if it describes something that this network does not have.
+    """
+    name = data.get("_class_name", CLASSES[0])
+    if name not in CLASSES:
+        raise CheckpointError(f"{where}: expected the configuration of {' or '.join(CLASSES)}, found {name!r}.")
+    conditional = name == CLASSES[1]
+    for key, allowed in _UNUSED.items():
+        if data.get(key, allowed[0]) not in allowed:
+            raise CheckpointError(f"{where}: {key}={data[key]!r} is not supported, only {allowed[0]!r}.")
+    channels = tuple(data.get("block_out_channels", (320, 640, 1280, 1280) if conditional else (224, 448, 672, 896)))
+    attention, resample = _levels(data, conditional, where)
+    up = tuple(sorted(len(channels) - 1 - i for i in attention[1]))
+    middle = data.get("mid_block_type", "UNetMidBlock2DCrossAttn" if conditional else "UNetMidBlock2D")
+    if middle not in (None, "UNetMidBlock2DCrossAttn" if conditional else "UNetMidBlock2D"):
+        raise CheckpointError(f"{where}: a middle of the type {middle!r} is not supported.")
+    head, groups = data.get("attention_head_dim", 8), data.get("norm_num_groups", 32)
+    scale_shift = data.get("resnet_time_scale_shift", "default")
+    if scale_shift not in ("default", "scale_shift"):
+        raise CheckpointError(f"{where}: resnet_time_scale_shift={scale_shift!r} is not supported.")
+    kinds: dict[str | None, Classes | None] = {None: None, "timestep": "time", "identity": "vector"}
+    kind = data.get("class_embed_type")
+    if kind not in kinds:
+        raise CheckpointError(f"{where}: class_embed_type={kind!r} is not supported.")
+    mid_groups = data.get("attn_norm_num_groups") or (groups if scale_shift == "default" else 0)
+    try:
+        return UNetConfig(
+            in_channels=data.get("in_channels", 4 if conditional else 3),
+            out_channels=data.get("out_channels", 4 if conditional else 3),
+            channels=channels,
+            blocks=_one(data, "layers_per_block", 2, where),
+            attention=attention[0],
+            up_attention=None if up == attention[0] else up,
+            mid_attention=conditional or bool(data.get("add_attention", True)),
+            middle=middle is not None,
+            head_width=None if conditional else head,
+            heads=(tuple(head) if isinstance(head, list | tuple) else head) if conditional else None,
+            context_dim=_one(data, "cross_attention_dim", 1280, where) if conditional else None,
+            depth=_one(data, "transformer_layers_per_block", 1, where) if conditional else 1,
+            linear_projection=bool(data.get("use_linear_projection", False)),
+            groups=groups,
+            eps=data.get("norm_eps", 1e-5),
+            scale_shift=scale_shift == "scale_shift",
+            resample=resample,
+            down_padding=data.get("downsample_padding", 1),
+            dropout=data.get("dropout", 0.0),
+            mid_scale=float(data.get("mid_block_scale_factor", 1)),
+            mid_norm_groups=None if conditional or mid_groups == groups else mid_groups,
+            time_width=data.get("time_embedding_dim"),
+            time_shift=float(data.get("freq_shift", 0)),
+            sine_first=not data.get("flip_sin_to_cos", True),
+            classes=data.get("num_class_embeds") if kind is None else None,
+            class_kind=kinds[kind],
+            centre=bool(data.get("center_input_sample", False)),
+        )
+    except ConfigError as error:
+        raise CheckpointError(f"{where}: {error}") from error
+
+
+def key_map(config: UNetConfig) -> KeyMap:
+    """Return the key map of diffusers' U-Nets, with a context or without."""
+    rules: list[Rule] = [
+        rename("conv_in.{p}", "conv_in.{p}"),
+        rename("conv_norm_out.{p}", "norm_out.{p}"),
+        rename("conv_out.{p}", "conv_out.{p}"),
+    ]
+    for i in (1, 2):
+        rules.append(rename(f"time_embedding.linear_{i}.{{p}}", f"time.fc{i}.{{p}}"))
+        rules.append(rename(f"class_embedding.linear_{i}.{{p}}", f"classes.fc{i}.{{p}}"))
+    if config.classes is not None:
+        rules.append(rename("class_embedding.weight", "classes.weight"))
+    for way in ("down", "up"):
+        theirs, ours = f"{way}_blocks.{{i}}", f"{way}.{{i}}"
+        rules += _residual(f"{theirs}.resnets.{{j}}", f"{ours}.blocks.{{j}}")
+        rules += _attention(f"{theirs}.attentions.{{j}}", f"{ours}.attentions.{{j}}", config)
+        resample = f"{theirs}.{way}samplers.0"
+        if config.resample == "conv":
+            rules.append(rename(f"{resample}.conv.{{p}}", f"{ours}.resample.conv.{{p}}"))
+        else:
+            rules += _residual(resample, f"{ours}.resample")
+    rules += _residual("mid_block.resnets.0", "middle.block1") + _residual("mid_block.resnets.1", "middle.block2")
+    rules += _attention("mid_block.attentions.0", "middle.attention", config)
+    return KeyMap(*rules)
+
+
+def load_unet(folder: Path | str) -> UNet:
+    """Return the U-Net of a folder, in evaluation mode.
+
+    Raises:
+        CheckpointError: if files are missing, the configuration is another's, or a key is missing or left over.
+    """
+    folder = Path(folder)
+    for name in ("config.json", WEIGHTS):
+        if not (folder / name).is_file():
+            raise CheckpointError(f"{folder} holds no {name}: it is no folder of a published U-Net.")
+    config = read_config(json.loads((folder / "config.json").read_text(encoding="utf-8")), folder)
+    network = UNet(config)
+    expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    network.load_state_dict(key_map(config).load(read_tensors(folder / WEIGHTS), expected, folder))
+    return network.eval()
+
+
+def _levels(
+    data: Mapping[str, Any], conditional: bool, where: Path | str
+) -> tuple[tuple[tuple[int, ...], tuple[int, ...]], Any]:
+    """Return which blocks attend on the way down and up (in their own order), and what leads between levels."""
+    plain = (["DownBlock2D"] + ["AttnDownBlock2D"] * 3, ["AttnUpBlock2D"] * 3 + ["UpBlock2D"])
+    cross = (["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"], ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3)
+    kinds, found = set(), []
+    for way, table, filled in (
+        ("down", _DOWN, (cross if conditional else plain)[0]),
+        ("up", _UP, (cross if conditional else plain)[1]),
+    ):
+        names = list(data.get(f"{way}_block_types", filled))
+        if unknown := sorted(set(names) - set(table)):
+            raise CheckpointError(
+                f"{where}: blocks of the type {', '.join(unknown)} are not supported; {', '.join(table)} are."
+            )
+        stated = {"conv": "conv", "resnet": "block"}.get(data.get(f"{way}sample_type", "conv"))
+        kinds |= {table[name][1] or stated for name in names[:-1]}
+        found.append(tuple(i for i, name in enumerate(names) if table[name][0]))
+        if any(("Cross" in name) != conditional for name in names if table[name][0]):
+            raise CheckpointError(f"{where}: attention must read a context at all levels or at none.")
+    if len(kinds) > 1 or None in kinds:
+        raise CheckpointError(f"{where}: all levels must be led between in one way, by a convolution or by a block.")
+    return (found[0], found[1]), next(iter(kinds), "conv")
+
+
+def _one(data: Mapping[str, Any], key: str, filled: int, where: Path | str) -> int:
+    """Return a number that a configuration may give for each level, if they are all one."""
+    value = data.get(key, filled)
+    values = set(value) if isinstance(value, list | tuple) else {value}
+    if len(values) != 1:
+        raise CheckpointError(f"{where}: {key} must be one number for all levels, found {value}.")
+    return int(next(iter(values)))
+
+
+def _residual(theirs: str, ours: str) -> list[Rule]:
+    pairs = (
+        ("norm1", "norm1"),
+        ("conv1", "conv1"),
+        ("time_emb_proj", "time"),
+        ("norm2", "norm2"),
+        ("conv2", "conv2"),
+        ("conv_shortcut", "skip"),
+    )
+    return [rename(f"{theirs}.{name}.{{p}}", f"{ours}.{own}.{{p}}") for name, own in pairs]
+
+
+def _attention(theirs: str, ours: str, config: UNetConfig) -> list[Rule]:
+    if config.context_dim is None:
+        return [
+            rename(f"{theirs}.group_norm.{{p}}", f"{ours}.norm.{{p}}"),
+            fuse(f"{theirs}.to_{{q,k,v}}.{{p}}", f"{ours}.attention.qkv.{{p}}"),
+            rename(f"{theirs}.to_out.0.{{p}}", f"{ours}.attention.out.{{p}}"),
+        ]
+    block, own = f"{theirs}.transformer_blocks.{{k}}", f"{ours}.blocks.{{k}}"
+    rules = [
+        rename(f"{theirs}.{name}.{{p}}", f"{ours}.{ours_name}.{{p}}")
+        for name, ours_name in (("norm", "norm"), ("proj_in", "enter"), ("proj_out", "leave"))
+    ]
+    rules += [rename(f"{block}.norm{i}.{{p}}", f"{own}.norm{i}.{{p}}") for i in (1, 2, 3)]
+    return [
+        *rules,
+        fuse(f"{block}.attn1.to_{{q,k,v}}.{{p}}", f"{own}.attention.qkv.{{p}}"),
+        rename(f"{block}.attn1.to_out.0.{{p}}", f"{own}.attention.out.{{p}}"),
+        rename(f"{block}.attn2.to_q.{{p}}", f"{own}.cross.q.{{p}}"),
+        fuse(f"{block}.attn2.to_{{k,v}}.{{p}}", f"{own}.cross.kv.{{p}}"),
+        rename(f"{block}.attn2.to_out.0.{{p}}", f"{own}.cross.out.{{p}}"),
+        rename(f"{block}.ff.net.0.proj.{{p}}", f"{own}.mlp.fc1.{{p}}"),
+        rename(f"{block}.ff.net.2.{{p}}", f"{own}.mlp.fc2.{{p}}"),
+    ]

@@ -1,0 +1,87 @@
+"""The memory of a causal transformer that reads on: keys and values of what it has read, allocated once.
+
+Without it, each further token would cost a pass over all tokens before it. With it, a step computes one position and attends
+to what is kept. Shapes:
+
+    B sequences   H heads   L new positions   S positions that are kept   K width of one head   N sequences after a choice
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class LayerCache:
+    """Keys and values of one attention layer.
+
+    The memory is allocated when the first are appended, in their type and on their device, for ``capacity`` positions.
+
+    Args:
+        capacity: the most positions that will be kept.
+
+    Attributes:
+        length: S, how many positions are kept.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.length = 0
+        self._kept_2BHSK: Tensor | None = None
+
+    def append(self, k_BHLK: Tensor, v_BHLK: Tensor) -> tuple[Tensor, Tensor]:
+        """Keep further keys and values, and return all that are kept, each ``(B, H, S, K)`` (a view of the memory).
+
+        Raises:
+            ValueError: if there is no room, the number of sequences has changed, or a gradient is wanted: what is
+                overwritten cannot be differentiated.
+        """
+        if torch.is_grad_enabled() and (k_BHLK.requires_grad or v_BHLK.requires_grad):
+            raise ValueError("A cache keeps no gradients: decode within torch.no_grad(), or train without a cache.")
+        batch, heads, new, size = k_BHLK.shape
+        end = self.length + new
+        if end > self.capacity:
+            raise ValueError(
+                f"The cache has room for {self.capacity} positions, {self.length} are taken and {new} more came."
+            )
+        if self._kept_2BHSK is None:
+            self._kept_2BHSK = k_BHLK.new_empty((2, batch, heads, self.capacity, size))
+        if self._kept_2BHSK.shape[1] != batch:
+            raise ValueError(f"The cache holds {self._kept_2BHSK.shape[1]} sequences, {batch} came: reorder it first.")
+        self._kept_2BHSK[0, :, :, self.length : end] = k_BHLK
+        self._kept_2BHSK[1, :, :, self.length : end] = v_BHLK
+        self.length = end
+        return self._kept_2BHSK[0, :, :, :end], self._kept_2BHSK[1, :, :, :end]
+
+    def reorder(self, rows_N: Tensor) -> None:
+        """Replace the sequences by those of these numbers: some may be left out, others repeated."""
+        kept = self._kept_2BHSK
+        if kept is None:
+            return
+        chosen = kept[:, :, :, : self.length].index_select(1, rows_N)
+        if len(rows_N) != kept.shape[1]:
+            self._kept_2BHSK = kept = kept.new_empty((2, len(rows_N), *kept.shape[2:]))
+        kept[:, :, :, : self.length] = chosen
+
+
+class KVCache:
+    """Keys and values of every layer of a causal transformer.
+
+    Args:
+        layers: how many layers attend.
+        capacity: the most positions that will be kept.
+    """
+
+    def __init__(self, layers: int, capacity: int) -> None:
+        self.layers = [LayerCache(capacity) for _ in range(layers)]
+        self.capacity = capacity
+
+    @property
+    def length(self) -> int:
+        """How many positions are kept: the place of the next one."""
+        return self.layers[0].length if self.layers else 0
+
+    def reorder(self, rows_N: Tensor) -> None:
+        """Replace the sequences by those of these numbers, int64 ``(N,)``: beam search keeps some and splits others."""
+        for layer in self.layers:
+            layer.reorder(rows_N)
