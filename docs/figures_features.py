@@ -58,8 +58,8 @@ def tables() -> str:
     own = found["sets"][found["network"]]
     text += (
         f"\n*Fréchet distance on {found['network']}* of half of the pictures to the same half changed, from the weakest to "
-        f"the strongest change. Two halves of the pictures themselves are {own['halves']:.3g} apart: below that, a figure "
-        "on so few says nothing.\n\n| change | strengths | distances |\n|---|---|---|\n"
+        f"the strongest change. Two halves of the pictures themselves are {own['halves']:.3g} apart: so far are sets of "
+        "this size that differ in nothing but the draw.\n\n| change | strengths | distances |\n|---|---|---|\n"
     )
     for kind, label in AXES.items():
         strengths = found["order"][found["network"]][kind]["strengths"]
@@ -78,8 +78,8 @@ def main() -> None:
         if kind == "jpeg":
             axes.invert_xaxis()
         axes.set_xlabel(label)
-        axes.set_ylim(bottom=0)
         axes.grid(alpha=0.3)
+    plots[0].set_ylim(bottom=0)  # all share one axis
     plots[0].set_ylabel("perceptual distance")
     plots[0].legend(frameon=False)
     figure.tight_layout()

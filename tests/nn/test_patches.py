@@ -116,7 +116,7 @@ SHAPES = {
 }
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=100)
 @given(**SHAPES)
 def test_patches_are_torch_s_unfold_and_joining_them_inverts_it(size, stride, border, edge, **rest):
     height, width = rest["picture"]

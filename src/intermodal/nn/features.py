@@ -28,7 +28,7 @@ from intermodal.core.config import Config
 from intermodal.core.errors import CheckpointError, ConfigError, DataError
 
 NAME = "features-v1"
-SHA256 = "b378c0fe5809ef69215931f68920ba2861c55eea07a51bdc8c44781fbd799ab5"
+SHA256 = "4b6668bef93e3e76547376b055329bf19df8256f7839eac5b866c5797fe8b461"
 """Of the shipped weights (:func:`weights_sha256`): figures on another network may not go by the same name."""
 Pool = Literal["none", "mean2", "max2", "max3"]
 

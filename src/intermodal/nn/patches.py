@@ -84,12 +84,11 @@ class PatchConfig(Config):
 
     def covers(self, height: int, width: int) -> bool:
         """Say whether every pixel of such a picture lies in a patch, so that :func:`join` gives it back whole."""
-        grid = self.grid(height, width)
+        axes = zip(self.grid(height, width), self.strides, self.sizes, self.borders, (height, width), strict=True)
         return all(
-            (count - 1) * stride + size >= length + border and (count == 1 or stride <= size)
-            for count, stride, size, border, length in zip(
-                grid, self.strides, self.sizes, self.borders, (height, width), strict=True
-            )
+            place - min(place // stride, count - 1) * stride < size  # the last patch that begins at or before the place
+            for count, stride, size, border, length in axes
+            for place in range(border, border + length)
         )
 
     def _along(self, axis: int, length: int, name: str) -> int:

@@ -9,6 +9,7 @@ import torch
 
 from intermodal.core.progress import Progress
 from intermodal.data.processors import LabelProcessor, Processor
+from intermodal.data.transforms import ImageAugment
 from intermodal.evaluate.patches import extras
 from intermodal.evaluate.result import Panel
 from intermodal.methods.base import Method
@@ -17,6 +18,9 @@ from intermodal.methods.image_tokenizers.tokenizer import ImageTokenizer
 from intermodal.nn.patches import PatchConfig
 from intermodal.recipes.base import OptimConfig, TrainConfig
 from intermodal.recipes.image_tokenizers import TokenizerRecipe
+
+MOVED = ImageAugment(flip=0.5, translate=0.1, scale=(0.85, 1.15))
+"""So that the cuts between patches fall elsewhere each time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +65,8 @@ def patches() -> PatchesRecipe:
     """
     return PatchesRecipe(
         name="patches",
+        augment=MOVED,
         model=PatchesConfig(patches=PatchConfig(size=8, edge="pad"), width=96, step=0.25),
         optim=OptimConfig(lr=3e-3, betas=(0.9, 0.99), weight_decay=0.01, warmup=100, ema=0.995),
-        train=TrainConfig(steps=3000, batch_size=128, workers=1, log_every=50, eval_every=1000, checkpoint_every=1000),
+        train=TrainConfig(steps=4000, batch_size=128, workers=1, log_every=50, eval_every=1000, checkpoint_every=1000),
     )
