@@ -174,7 +174,7 @@ def vqgan() -> VQGANRecipe:
         ),
         optim=OptimConfig(lr=1e-3, betas=(0.5, 0.9), weight_decay=0.01, warmup=100, ema=0.995),
         train=TrainConfig(
-            steps=1000, batch_size=32, precision="bf16", workers=1, log_every=50, eval_every=500, checkpoint_every=500
+            steps=800, batch_size=32, precision="bf16", workers=1, log_every=50, eval_every=400, checkpoint_every=400
         ),
     )
 
@@ -191,6 +191,6 @@ def vqgan_prior() -> CodePriorRecipe:
         ),
         optim=OptimConfig(lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1, warmup=100, ema=0.995),
         train=TrainConfig(
-            steps=1000, batch_size=32, precision="bf16", workers=1, log_every=50, eval_every=500, checkpoint_every=500
+            steps=800, batch_size=32, precision="bf16", workers=1, log_every=50, eval_every=400, checkpoint_every=400
         ),
     )

@@ -50,7 +50,7 @@ class VQVAERecipe(TokenizerRecipe):
         return changes
 
 
-def _recipe(name: str, quantizer: QuantizerConfig, channels: tuple[int, ...]) -> VQVAERecipe:
+def _recipe(name: str, quantizer: QuantizerConfig, channels: tuple[int, ...], steps: int = 1200) -> VQVAERecipe:
     network = AutoencoderConfig(
         channels=channels,
         blocks=1,
@@ -65,7 +65,7 @@ def _recipe(name: str, quantizer: QuantizerConfig, channels: tuple[int, ...]) ->
         model=VQVAEConfig(network=network, quantizer=quantizer),
         optim=OptimConfig(lr=1e-3, betas=(0.9, 0.99), weight_decay=0.01, warmup=100, ema=0.995),
         train=TrainConfig(
-            steps=1200, batch_size=32, precision="bf16", workers=1, log_every=50, eval_every=400, checkpoint_every=400
+            steps=steps, batch_size=32, precision="bf16", workers=1, log_every=50, eval_every=400, checkpoint_every=400
         ),
     )
 
@@ -86,7 +86,7 @@ def vqvae_residual() -> VQVAERecipe:
 
     ``intermodal train vqvae-residual``.
     """
-    return _recipe("vqvae-residual", ResidualQuantizerConfig(level=CODEBOOK, levels=4), (16, 32, 64, 128))
+    return _recipe("vqvae-residual", ResidualQuantizerConfig(level=CODEBOOK, levels=4), (16, 32, 64, 128), steps=800)
 
 
 def vqvae_fsq() -> VQVAERecipe:
@@ -94,4 +94,4 @@ def vqvae_fsq() -> VQVAERecipe:
 
     ``intermodal train vqvae-fsq``.
     """
-    return _recipe("vqvae-fsq", FiniteScalarQuantizerConfig(levels=(8, 8, 8)), (16, 32, 64))
+    return _recipe("vqvae-fsq", FiniteScalarQuantizerConfig(levels=(8, 8, 8)), (16, 32, 64), steps=800)
