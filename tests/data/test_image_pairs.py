@@ -10,7 +10,7 @@ from PIL import Image
 from intermodal.core.errors import DataError
 from intermodal.data.image_pairs import ImagePairSource
 from intermodal.data.loader import train_loader
-from intermodal.data.pictures import PictureSource, is_bare
+from intermodal.data.pictures import PictureSource, without_classes
 from intermodal.data.processors import ImageProcessor, LabelProcessor
 from intermodal.data.transforms import ImageAugment
 
@@ -99,7 +99,7 @@ def test_a_missing_column_another_suffix_and_another_encoding_are_refused(folder
 
 
 def test_a_folder_of_nothing_but_pictures_is_enough_without_labels(folder):
-    assert is_bare(folder)
+    assert without_classes(folder)
     source = PictureSource(path=folder, validation_share=0.3)
     train, held = source.open("train"), source.open("validation")
     assert len(train) + len(held) == 12
@@ -109,12 +109,12 @@ def test_a_folder_of_nothing_but_pictures_is_enough_without_labels(folder):
         train.labels()
 
 
-def test_class_folders_captions_and_tables_are_not_bare(folder, tmp_path):
+def test_texts_are_no_classes_and_class_folders_are(folder, tmp_path):
     (folder / "0.txt").write_text("a red square")
-    assert not is_bare(folder)
+    assert without_classes(folder)
     empty = tmp_path / "empty"
     empty.mkdir()
-    assert not is_bare(empty)
+    assert not without_classes(empty)
     with pytest.raises(DataError, match="holds no pictures"):
         PictureSource(path=empty).open("train")
     with pytest.raises(DataError, match="There is no folder"):
@@ -122,4 +122,4 @@ def test_class_folders_captions_and_tables_are_not_bare(folder, tmp_path):
     for name in ("cats", "dogs"):
         (tmp_path / "classes" / name).mkdir(parents=True)
         Image.new("RGB", (4, 4)).save(tmp_path / "classes" / name / "a.png")
-    assert not is_bare(tmp_path / "classes")
+    assert not without_classes(tmp_path / "classes")

@@ -65,13 +65,12 @@ class Pictures(Source):
         return str(self.root / self.files[index])
 
 
-def is_bare(path: Path) -> bool:
-    """Say whether a folder holds pictures and nothing that says what they show: no captions, no class folders, no table."""
+def without_classes(path: Path) -> bool:
+    """Say whether a folder holds pictures without classes: no class folders, no table. Texts beside them do not count."""
     if not path.is_dir():
         return False
     files = layouts.scan(path)
     try:
-        layouts.detect(path, files)
+        return layouts.detect(path, files) == "captions"
     except DataError:  # what no layout fits; with pictures in it, it is enough for learning without labels
         return any(layouts.is_picture(file) for file in files)
-    return False

@@ -68,7 +68,8 @@ class Source:
         """
         if "label" not in self.fields:
             raise DataError(
-                f"{self.name} has no classes: it needs one folder of pictures per class, or a label column."
+                f"{self.name} has no classes: it needs one folder of pictures per class, without texts beside the "
+                "pictures, or a label column."
             )
         return [self._label_of(i) for i in range(len(self))]
 

@@ -17,7 +17,7 @@ from intermodal.core.progress import Progress
 from intermodal.core.registry import load_class
 from intermodal.data.emoji import EmojiSource
 from intermodal.data.folder import FolderSource
-from intermodal.data.pictures import PictureSource, is_bare
+from intermodal.data.pictures import PictureSource, without_classes
 from intermodal.data.processors import ImageProcessor, Resize, signed_pixels
 from intermodal.data.source import SourceConfig
 from intermodal.data.transforms import ImageAugment
@@ -79,7 +79,7 @@ class TokenizerRecipe(Recipe):
 
     def on(self, source: SourceConfig) -> Self:
         """Return the recipe on other data: pictures of at least 64 pixels, whatever lies beside them."""
-        if isinstance(source, FolderSource) and is_bare(source.path):
+        if isinstance(source, FolderSource) and without_classes(source.path):
             source = PictureSource(path=source.path, max_unreadable=source.max_unreadable)
         size = self.size if isinstance(source, EmojiSource) else max(PHOTO_SIZE, self.size)
         return super().on(source).replace(size=size)

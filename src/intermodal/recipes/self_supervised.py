@@ -22,7 +22,7 @@ from intermodal.data.emoji import EmojiSource
 from intermodal.data.folder import FolderSource
 from intermodal.data.groups import GroupSource
 from intermodal.data.image_pairs import SUFFIXES, ImagePairSource
-from intermodal.data.pictures import PictureSource, is_bare
+from intermodal.data.pictures import PictureSource, without_classes
 from intermodal.data.processors import ImageProcessor, LabelProcessor, Processor, Resize
 from intermodal.data.source import SourceConfig
 from intermodal.data.transforms import ImageAugment
@@ -112,7 +112,7 @@ class ImageEncoderRecipe(Recipe):
         A loss without labels takes any folder of pictures; ``siamese`` takes a list of pairs; ``triplet`` draws groups of
         one class; both compare views where there are no classes.
         """
-        if isinstance(source, FolderSource) and is_bare(source.path):
+        if isinstance(source, FolderSource) and without_classes(source.path):
             source = PictureSource(path=source.path, max_unreadable=source.max_unreadable)
         size = max(PHOTO_SIZE, *self.model.image.size)
         recipe = self if isinstance(source, EmojiSource) else self.replace(model__image__image_size=size)
