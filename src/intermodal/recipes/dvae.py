@@ -53,6 +53,6 @@ def dvae() -> DVAERecipe:
             lr=4e-3, betas=(0.9, 0.99), eps=1e-8, weight_decay=1e-4, warmup=100, final_lr=0.0125, ema=0.99
         ),
         train=TrainConfig(
-            steps=5000, batch_size=16, precision="bf16", workers=1, log_every=50, eval_every=1000, checkpoint_every=1000
+            steps=3500, batch_size=16, precision="bf16", workers=1, log_every=50, eval_every=500, checkpoint_every=500
         ),
     )
