@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from intermodal.core.checkpoint import read_checkpoint, save_checkpoint
 from intermodal.core.config import Config
-from intermodal.core.errors import CheckpointError
+from intermodal.core.errors import CheckpointError, DataError
 from intermodal.core.fields import SEED, Field
 from intermodal.data.processors import Processor
 
@@ -45,6 +45,26 @@ class Phase:
     loss: str = "loss"
     trains: tuple[str, ...] = ("",)
     lr_scale: float = 1.0
+
+
+def check_generation(count: int, steps: int | None = None) -> None:
+    """Check what a person asks of ``generate``.
+
+    Raises:
+        DataError: if ``count`` or ``steps`` is below 1.
+    """
+    if count < 1 or (steps is not None and steps < 1):
+        raise DataError(f"Generating needs a count and steps of at least 1, found {count} and {steps}.")
+
+
+def refuse_prompt(prompt: str | None, why: str = "it generates from noise alone") -> None:
+    """Refuse a prompt, for a model that takes none.
+
+    Raises:
+        DataError: if there is one.
+    """
+    if prompt is not None:
+        raise DataError(f"This model takes no prompt ({prompt!r} was given): {why}.")
 
 
 def generator_of(batch: Batch) -> torch.Generator:

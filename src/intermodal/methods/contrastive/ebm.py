@@ -25,7 +25,7 @@ from intermodal.core.fields import SEED, Field
 from intermodal.core.registry import MethodCard
 from intermodal.data.processors import ImageProcessor, Processor
 from intermodal.data.transforms import ImageAugment
-from intermodal.methods.base import Batch, Losses, Method, generator_of
+from intermodal.methods.base import Batch, Losses, Method, check_generation, generator_of, refuse_prompt
 from intermodal.nn.energy import ConvEnergyConfig, MLPEnergyConfig, build_energy
 from intermodal.nn.langevin import LangevinConfig, independent_jumps, langevin
 
@@ -268,10 +268,8 @@ class EBM(Method):
         Raises:
             DataError: if ``count`` or ``steps`` is below 1, or a prompt is given.
         """
-        if count < 1 or (steps is not None and steps < 1):
-            raise DataError(f"Generating needs a count and steps of at least 1, found {count} and {steps}.")
-        if prompt is not None:
-            raise DataError(f"This model takes no prompt ({prompt!r} was given): it generates from noise alone.")
+        check_generation(count, steps)
+        refuse_prompt(prompt)
         was_training = self.training
         self.eval()
         generator = torch.Generator().manual_seed(seed)

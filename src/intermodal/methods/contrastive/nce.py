@@ -30,7 +30,7 @@ from intermodal.decode.generate import generate as decode
 from intermodal.decode.sampling import NEVER, Sampling
 from intermodal.decode.stepper import RereadingStepper
 from intermodal.losses.nce import nce_loss
-from intermodal.methods.base import Batch, Losses, Method, generator_of
+from intermodal.methods.base import Batch, Losses, Method, check_generation, generator_of, refuse_prompt
 from intermodal.nn.energy import MLPEnergy, MLPEnergyConfig, QuadraticEnergy, QuadraticEnergyConfig, build_energy
 from intermodal.nn.language import WordModel, WordModelConfig
 
@@ -230,12 +230,10 @@ class NCE(Method):
         Raises:
             DataError: if ``count`` or ``steps`` is below 1, or a prompt is given to a model of points.
         """
-        if count < 1 or (steps is not None and steps < 1):
-            raise DataError(f"Generating needs a count and steps of at least 1, found {count} and {steps}.")
+        check_generation(count, steps)
         generator = torch.Generator().manual_seed(seed)
         if not isinstance(self.network, WordModel):
-            if prompt is not None:
-                raise DataError(f"This model takes no prompt ({prompt!r} was given): it generates points.")
+            refuse_prompt(prompt, "it generates points")
             return list(self._resample(count, generator))
         return self._write(self.network, count, prompt or "", generator, 30 if steps is None else steps)
 

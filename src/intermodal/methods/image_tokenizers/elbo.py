@@ -12,22 +12,21 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor, nn
 
 from intermodal.core.config import Config
-from intermodal.core.errors import ConfigError, DataError
+from intermodal.core.errors import ConfigError
 from intermodal.core.registry import MethodCard
 from intermodal.data.processors import Processor
 from intermodal.losses.distances import precise
 from intermodal.losses.pixels import HALF_BIN
 from intermodal.losses.variational import gaussian_kl, gaussian_log_density, gaussian_sample, importance_bound
 from intermodal.methods.base import Batch, Losses, generator_of
-from intermodal.methods.image_tokenizers.tokenizer import CHUNK, PICTURE, PICTURE_AND_SEED, ImageTokenizer, evaluating
+from intermodal.methods.image_tokenizers.tokenizer import PICTURE, PICTURE_AND_SEED, UnitNormalPrior
 from intermodal.nn.linear_gaussian import LinearGaussian
 
 CARD = MethodCard(
@@ -75,7 +74,7 @@ class ELBOConfig(Config):
             )
 
 
-class ELBO(ImageTokenizer):
+class ELBO(UnitNormalPrior):
     """A linear-Gaussian model, its inference, and the bound that trains them; see the module's text.
 
     Args:
@@ -88,7 +87,6 @@ class ELBO(ImageTokenizer):
 
     id = "elbo"
     needs = PICTURE
-    generates = "image"
     config: ELBOConfig
 
     def __init__(self, config: ELBOConfig, processors: Mapping[str, Processor]) -> None:
@@ -215,31 +213,6 @@ class ELBO(ImageTokenizer):
     def rate(self, image_BCHW: Tensor) -> Tensor:
         """Return the divergence of q from the prior of each prepared picture in bits, ``(B,)``."""
         return self._kl(*self.posterior(image_BCHW)) / math.log(2)
-
-    @torch.no_grad()
-    def generate(self, count: int, *, prompt: str | None = None, seed: int = 0, steps: int | None = None) -> list[Any]:
-        """Return pictures of latents from the prior, as PIL images: the means of the pixels, without their noise.
-
-        Args:
-            count: how many, at least 1.
-            prompt: must be None: the model is unconditional.
-            seed: same seed, same samples.
-            steps: has no meaning here: each picture is one matrix product.
-
-        Raises:
-            DataError: if ``count`` or ``steps`` is below 1, or a prompt is given.
-        """
-        if count < 1 or (steps is not None and steps < 1):
-            raise DataError(f"Generating needs a count and steps of at least 1, found {count} and {steps}.")
-        if prompt is not None:
-            raise DataError(f"This model takes no prompt ({prompt!r} was given): it generates from noise alone.")
-        generator = torch.Generator().manual_seed(seed)
-        found: list[Image.Image] = []
-        with evaluating(self):
-            for first in range(0, count, CHUNK):
-                latent = torch.randn(min(CHUNK, count - first), self.config.latent_dim, generator=generator)
-                found += self.picture.decode(self.to_image(latent.to(self.device)).float())
-        return found
 
     def health(self) -> list[str]:
         """Warn of noise at its floor: the likelihood then grows without end."""

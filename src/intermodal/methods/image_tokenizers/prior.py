@@ -30,7 +30,7 @@ from intermodal.data.processors import LabelProcessor, Processor
 from intermodal.decode.generate import generate
 from intermodal.decode.sampling import Sampling
 from intermodal.decode.stepper import TransformerStepper
-from intermodal.methods.base import Batch, Losses, generator_of
+from intermodal.methods.base import Batch, Losses, check_generation, generator_of
 from intermodal.methods.image_tokenizers.tokenizer import CHUNK, IMAGE, ImageTokenizer, evaluating
 from intermodal.nn.causal import CausalConfig, CausalTransformer
 
@@ -232,8 +232,7 @@ class CodePrior(ImageTokenizer):
         Raises:
             DataError: if ``count`` or ``steps`` is below 1, or the prompt is no class of the model.
         """
-        if count < 1 or (steps is not None and steps < 1):
-            raise DataError(f"Generating needs a count and steps of at least 1, found {count} and {steps}.")
+        check_generation(count, steps)
         generator, found = torch.Generator().manual_seed(seed), []
         start = self._start_of(prompt)
         for first in range(0, count, CHUNK):

@@ -21,7 +21,7 @@ from torch import Tensor
 from intermodal.core.errors import DataError
 from intermodal.core.fields import SEED, Field
 from intermodal.data.processors import ImageProcessor
-from intermodal.methods.base import Method
+from intermodal.methods.base import Method, check_generation, refuse_prompt
 
 IMAGE = Field((), "image", "a picture")
 CHUNK = 64
@@ -157,6 +157,38 @@ class ImageTokenizer(Method):
                 "were made by another model."
             )
         return values.astype(np.int64)
+
+
+class UnitNormalPrior(ImageTokenizer):
+    """Base of the tokenizers whose latents have a unit normal as their prior: what is drawn from it is decoded."""
+
+    generates = "image"
+    codebook_size = None
+
+    @torch.no_grad()
+    def generate(
+        self, count: int, *, prompt: str | None = None, seed: int = 0, steps: int | None = None
+    ) -> list[Image.Image]:
+        """Return pictures of latents from the prior, as PIL images: the means of the pixels, without their noise.
+
+        Args:
+            count: how many, at least 1.
+            prompt: must be None: the model is unconditional.
+            seed: same seed, same samples.
+            steps: has no meaning here: each picture is one pass of the decoder.
+
+        Raises:
+            DataError: if ``count`` or ``steps`` is below 1, or a prompt is given.
+        """
+        check_generation(count, steps)
+        refuse_prompt(prompt)
+        generator = torch.Generator().manual_seed(seed)
+        found: list[Image.Image] = []
+        with evaluating(self):
+            for first in range(0, count, self.chunk):
+                latent = torch.randn(min(self.chunk, count - first), *self.latent_shape(), generator=generator)
+                found += self.picture.decode(self.to_image(latent.to(self.device)).float())
+        return found
 
 
 PICTURE: Mapping[str, Field] = {"image": IMAGE}

@@ -13,11 +13,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -28,7 +27,7 @@ from intermodal.data.processors import ImageProcessor, Processor
 from intermodal.losses import pixels
 from intermodal.losses.distributed import all_reduce_sum, rank_and_world, total_over_ranks
 from intermodal.methods.base import Batch, Losses, generator_of
-from intermodal.methods.image_tokenizers.tokenizer import CHUNK, PICTURE_AND_SEED, ImageTokenizer, evaluating
+from intermodal.methods.image_tokenizers.tokenizer import PICTURE_AND_SEED, UnitNormalPrior
 from intermodal.nn.autoencoder import AutoencoderConfig, Decoder, Encoder
 from intermodal.nn.gaussian import DiagonalGaussian
 from intermodal.nn.tiling import check_tile, tiled
@@ -119,7 +118,7 @@ class VAEConfig(Config):
         return self.free_bits > 0 or (self.likelihood == "gaussian" and self.scale == "optimal")
 
 
-class VAE(ImageTokenizer):
+class VAE(UnitNormalPrior):
     """Encoder, decoder, and the bound that trains them; see the module's text.
 
     Args:
@@ -137,8 +136,6 @@ class VAE(ImageTokenizer):
 
     id = "vae"
     needs = PICTURE_AND_SEED
-    generates = "image"
-    codebook_size = None
     config: VAEConfig
     mean_square: Tensor
     log_scale: Tensor
@@ -326,31 +323,6 @@ class VAE(ImageTokenizer):
         """Return the latents that :meth:`scaled` was given."""
         mean, std = self._centre(scaled_BZhw)
         return scaled_BZhw * (std / self.config.scaling_factor) + mean
-
-    @torch.no_grad()
-    def generate(self, count: int, *, prompt: str | None = None, seed: int = 0, steps: int | None = None) -> list[Any]:
-        """Return pictures of latents from the prior, as PIL images: the means of the pixels, without their noise.
-
-        Args:
-            count: how many, at least 1.
-            prompt: must be None: the model is unconditional.
-            seed: same seed, same samples.
-            steps: has no meaning here: each picture is one pass of the decoder.
-
-        Raises:
-            DataError: if ``count`` or ``steps`` is below 1, or a prompt is given.
-        """
-        if count < 1 or (steps is not None and steps < 1):
-            raise DataError(f"Generating needs a count and steps of at least 1, found {count} and {steps}.")
-        if prompt is not None:
-            raise DataError(f"This model takes no prompt ({prompt!r} was given): it generates from noise alone.")
-        generator = torch.Generator().manual_seed(seed)
-        found: list[Image.Image] = []
-        with evaluating(self):
-            for first in range(0, count, CHUNK):
-                latent = torch.randn(min(CHUNK, count - first), *self.latent_shape(), generator=generator)
-                found += self.picture.decode(self.to_image(latent.to(self.device)).float())
-        return found
 
     def health(self) -> list[str]:
         """Warn of a collapsed posterior: latents that no longer depend on the picture."""
