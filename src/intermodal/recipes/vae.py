@@ -12,7 +12,7 @@ from intermodal.methods.image_tokenizers.tokenizer import ImageTokenizer
 from intermodal.methods.image_tokenizers.vae import VAE, VAEConfig
 from intermodal.nn.autoencoder import AutoencoderConfig
 from intermodal.recipes.base import OptimConfig, TrainConfig
-from intermodal.recipes.image_tokenizers import TokenizerRecipe
+from intermodal.recipes.image_tokenizers import TokenizerRecipe, expected
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +67,13 @@ def vae() -> VAERecipe:
 def vae_map() -> VAERecipe:
     """The KL autoencoder of latent diffusion, small: the same networks with a map of 4 x 8 x 8 numbers as the latent.
 
-    ``intermodal train vae-map``. Much more comes back than of a vector, and samples of the prior are textures: what the
-    places of a map have to do with each other is left to a model of latents.
+    ``intermodal train vae-map``, 8 minutes of one CPU core: 23.1 dB at 0.23 bits a pixel. Much more comes back than of a
+    vector, and samples of the prior are textures: what the places of a map have to do with each other is left to a model of latents.
     """
-    return vae().replace(name="vae-map", model__latent_dim=None, model__network__latent_channels=4, train__steps=1200)
+    return vae().replace(
+        name="vae-map",
+        model__latent_dim=None,
+        model__network__latent_channels=4,
+        train__steps=1200,
+        expect=expected(23.1, 8.2),
+    )

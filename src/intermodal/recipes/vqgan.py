@@ -25,7 +25,7 @@ from intermodal.nn.causal import CausalConfig
 from intermodal.nn.discriminator import PatchDiscriminatorConfig
 from intermodal.nn.quantizers import VectorQuantizerConfig
 from intermodal.recipes.base import OptimConfig, TrainConfig
-from intermodal.recipes.image_tokenizers import TokenizerRecipe
+from intermodal.recipes.image_tokenizers import TokenizerRecipe, expected
 
 FIRST = "runs/vqgan"
 
@@ -152,7 +152,8 @@ class CodePriorRecipe(TokenizerRecipe):
 def vqgan() -> VQGANRecipe:
     """Pictures of 64 x 64 as 8 x 8 codes of 512 each, 0.14 bits a pixel, sharpened by a discriminator.
 
-    ``intermodal train vqgan``, on the shipped emoji set; ``--data FOLDER`` trains it on your own pictures.
+    ``intermodal train vqgan``, on the shipped emoji set, 9 minutes of one CPU core: 19.8 dB, every code in use, and sharp.
+    ``--data FOLDER`` trains it on your own pictures.
     """
     return VQGANRecipe(
         name="vqgan",
@@ -176,6 +177,7 @@ def vqgan() -> VQGANRecipe:
         train=TrainConfig(
             steps=800, batch_size=32, precision="bf16", workers=1, log_every=50, eval_every=400, checkpoint_every=400
         ),
+        expect=expected(19.8, 9.3, usage=0.9),
     )
 
 

@@ -18,7 +18,7 @@ from intermodal.nn.quantizers import (
     VectorQuantizerConfig,
 )
 from intermodal.recipes.base import OptimConfig, TrainConfig
-from intermodal.recipes.image_tokenizers import TokenizerRecipe
+from intermodal.recipes.image_tokenizers import TokenizerRecipe, expected
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,22 +76,27 @@ CODEBOOK = VectorQuantizerConfig(codes=512, dim=32, initial="kmeans", restart=0.
 def vqvae() -> VQVAERecipe:
     """Pictures of 64 x 64 as 16 x 16 codes of 512 each, 0.56 bits a pixel, learnt from the shipped emoji set.
 
-    ``intermodal train vqvae``; ``--data FOLDER`` trains it on your own pictures.
+    ``intermodal train vqvae``, 8 minutes of one CPU core: 25.9 dB, every code in use. ``--data FOLDER`` trains it on your
+    own pictures.
     """
-    return _recipe("vqvae", CODEBOOK, (16, 32, 64))
+    return _recipe("vqvae", CODEBOOK, (16, 32, 64)).replace(expect=expected(25.9, 8.4, usage=0.9))
 
 
 def vqvae_residual() -> VQVAERecipe:
     """Pictures of 64 x 64 as 8 x 8 places with 4 codes of 512 each, every level finer: 0.14 to 0.56 bits a pixel.
 
-    ``intermodal train vqvae-residual``.
+    ``intermodal train vqvae-residual``, 7 minutes of one CPU core: 20.9 dB.
     """
-    return _recipe("vqvae-residual", ResidualQuantizerConfig(level=CODEBOOK, levels=4), (16, 32, 64, 128), steps=800)
+    return _recipe(
+        "vqvae-residual", ResidualQuantizerConfig(level=CODEBOOK, levels=4), (16, 32, 64, 128), steps=800
+    ).replace(expect=expected(20.9, 6.5, usage=0.9))
 
 
 def vqvae_fsq() -> VQVAERecipe:
     """Pictures of 64 x 64 as 16 x 16 codes of 512 each, without a codebook: three numbers of eight levels.
 
-    ``intermodal train vqvae-fsq``.
+    ``intermodal train vqvae-fsq``, 6 minutes of one CPU core: 24.6 dB.
     """
-    return _recipe("vqvae-fsq", FiniteScalarQuantizerConfig(levels=(8, 8, 8)), (16, 32, 64), steps=800)
+    return _recipe("vqvae-fsq", FiniteScalarQuantizerConfig(levels=(8, 8, 8)), (16, 32, 64), steps=800).replace(
+        expect=expected(24.6, 5.9, usage=0.85)
+    )
