@@ -9,7 +9,7 @@ from intermodal.data.processors import ImageProcessor
 from intermodal.methods.image_tokenizers.dvae import DVAEConfig, mapped_pixels
 from intermodal.nn.dalle_coder import DalleCoderConfig
 from intermodal.recipes.base import OptimConfig, TrainConfig
-from intermodal.recipes.image_tokenizers import TokenizerRecipe
+from intermodal.recipes.image_tokenizers import TokenizerRecipe, expected
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,7 @@ class DVAERecipe(TokenizerRecipe):
 def dvae() -> DVAERecipe:
     """Pictures of 64 x 64 as 8 x 8 codes of 512 each, 0.14 bits a pixel, learnt from the shipped emoji set.
 
-    ``intermodal train dvae``; ``--data FOLDER`` trains it on your own pictures.
+    ``intermodal train dvae``, 7 minutes of one CPU core: 19.4 dB, 94 % of the codes in use. ``--data FOLDER`` trains it on your own pictures.
     """
     return DVAERecipe(
         name="dvae",
@@ -55,4 +55,5 @@ def dvae() -> DVAERecipe:
         train=TrainConfig(
             steps=3500, batch_size=16, precision="bf16", workers=1, log_every=50, eval_every=500, checkpoint_every=500
         ),
+        expect=expected(19.4, 6.6, usage=0.85),
     )

@@ -68,7 +68,8 @@ def vae_map() -> VAERecipe:
     """The KL autoencoder of latent diffusion, small: the same networks with a map of 4 x 8 x 8 numbers as the latent.
 
     ``intermodal train vae-map``, 8 minutes of one CPU core: 23.1 dB at 0.23 bits a pixel. Much more comes back than of a
-    vector, and samples of the prior are textures: what the places of a map have to do with each other is left to a model of latents.
+    vector, and samples of the prior are textures: what the places of a map have to do with each other is left to a model of
+    latents.
     """
     return vae().replace(
         name="vae-map",
