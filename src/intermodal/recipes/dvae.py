@@ -37,7 +37,8 @@ class DVAERecipe(TokenizerRecipe):
 def dvae() -> DVAERecipe:
     """Pictures of 64 x 64 as 8 x 8 codes of 512 each, 0.14 bits a pixel, learnt from the shipped emoji set.
 
-    ``intermodal train dvae``, 7 minutes of one CPU core: 19.4 dB, 94 % of the codes in use. ``--data FOLDER`` trains it on your own pictures.
+    ``intermodal train dvae``, 7 minutes of one CPU core: 19.4 dB, 94 % of the codes in use. ``--data FOLDER`` trains it
+    on your own pictures.
     """
     return DVAERecipe(
         name="dvae",

@@ -68,5 +68,5 @@ def patches() -> PatchesRecipe:
         augment=MOVED,
         model=PatchesConfig(patches=PatchConfig(size=8, edge="pad"), width=96, step=0.25),
         optim=OptimConfig(lr=3e-3, betas=(0.9, 0.99), weight_decay=0.01, warmup=100, ema=0.995),
-        train=TrainConfig(steps=3000, batch_size=128, workers=1, log_every=50, eval_every=1000, checkpoint_every=1000),
+        train=TrainConfig(steps=2000, batch_size=128, workers=1, log_every=50, eval_every=1000, checkpoint_every=1000),
     )
