@@ -184,7 +184,8 @@ def vqgan() -> VQGANRecipe:
 def vqgan_prior() -> CodePriorRecipe:
     """New emoji, code by code: a transformer over the codes of the recipe vqgan.
 
-    ``intermodal train vqgan-prior --model.tokenizer RUN``, where RUN is a trained tokenizer's (``runs/vqgan`` by default).
+    ``intermodal train vqgan-prior --model.tokenizer RUN``, where RUN is a trained tokenizer's (``runs/vqgan`` by default),
+    6 minutes of one CPU core: 380 bits a picture, where codes without context take 517.
     """
     return CodePriorRecipe(
         name="vqgan-prior",
