@@ -98,21 +98,21 @@ def tokenizer_curve(
             raise DataError(
                 f"{name} takes pictures of {before.size[1]} x {before.size[0]} alone, not {width} x {height}."
             )
-        method.processors["image"] = before.replace(size=(height, width))
-    try:
-        points = []
-        for levels in range(1, method.levels + 1):
-            seen = _Means()
-            for first in range(0, len(images), CHUNK):
-                part = images[first : first + CHUNK]
-                latents = encoded(method, part)
-                share = levels / method.levels if method.levels > 1 else 1.0
-                kept = latents[..., :levels] if method.levels > 1 else latents
-                seen.add(part, method.decode(kept), (method.bits(part) * share).tolist())
-                progress(f"{name}, {levels} of {method.levels}", (first + len(part)) / len(images))
-            points.append(seen.point(f"{levels} of {method.levels} codes" if method.levels > 1 else name))
-    finally:
-        method.processors["image"] = before
+        processors = {**method.processors, "image": before.replace(size=(height, width))}
+        other = type(method)(method.config, processors)
+        other.load_state_dict(method.state_dict())
+        method = other.to(method.device).eval()
+    points = []
+    for levels in range(1, method.levels + 1):
+        seen = _Means()
+        for first in range(0, len(images), CHUNK):
+            part = images[first : first + CHUNK]
+            latents = encoded(method, part)
+            share = levels / method.levels if method.levels > 1 else 1.0
+            kept = latents[..., :levels] if method.levels > 1 else latents
+            seen.add(part, method.decode(kept), (method.bits(part) * share).tolist())
+            progress(f"{name}, {levels} of {method.levels}", (first + len(part)) / len(images))
+        points.append(seen.point(f"{levels} of {method.levels} codes" if method.levels > 1 else name))
     return Curve(name, points)
 
 

@@ -13,7 +13,7 @@ from intermodal.evaluate.result import Panel
 from intermodal.methods.image_tokenizers.elbo import ELBO, ELBOConfig
 from intermodal.methods.image_tokenizers.tokenizer import ImageTokenizer
 from intermodal.recipes.base import OptimConfig, TrainConfig
-from intermodal.recipes.image_tokenizers import TokenizerRecipe
+from intermodal.recipes.image_tokenizers import TokenizerRecipe, expected
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,4 +58,5 @@ def elbo() -> ELBORecipe:
         model=ELBOConfig(latent_dim=32),
         optim=OptimConfig(lr=1e-2, betas=(0.9, 0.99), weight_decay=0.0, warmup=50, ema=0.99),
         train=TrainConfig(steps=4000, batch_size=128, log_every=50, eval_every=1000, checkpoint_every=1000),
+        expect=expected(19.9, 1.9),
     )

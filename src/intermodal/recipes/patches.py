@@ -17,7 +17,7 @@ from intermodal.methods.image_tokenizers.patches import Patches, PatchesConfig
 from intermodal.methods.image_tokenizers.tokenizer import ImageTokenizer
 from intermodal.nn.patches import PatchConfig
 from intermodal.recipes.base import OptimConfig, TrainConfig
-from intermodal.recipes.image_tokenizers import TokenizerRecipe
+from intermodal.recipes.image_tokenizers import TokenizerRecipe, expected
 
 MOVED = ImageAugment(flip=0.5, translate=0.1, scale=(0.85, 1.15))
 """So that the cuts between patches fall elsewhere each time."""
@@ -69,4 +69,5 @@ def patches() -> PatchesRecipe:
         model=PatchesConfig(patches=PatchConfig(size=8, edge="pad"), width=96, step=0.25),
         optim=OptimConfig(lr=3e-3, betas=(0.9, 0.99), weight_decay=0.01, warmup=100, ema=0.995),
         train=TrainConfig(steps=2000, batch_size=128, workers=1, log_every=50, eval_every=1000, checkpoint_every=1000),
+        expect=expected(31.4, 1.3),
     )

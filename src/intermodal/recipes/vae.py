@@ -42,7 +42,8 @@ class VAERecipe(TokenizerRecipe):
 def vae() -> VAERecipe:
     """A variational autoencoder of the shipped emoji set, 64 x 64, with a vector of 128 numbers.
 
-    ``intermodal train vae``; ``--data FOLDER`` trains it on your own pictures.
+    ``intermodal train vae``, 12 minutes of one CPU core: 19.7 dB at 0.12 bits a pixel. ``--data FOLDER`` trains it on your
+    own pictures.
     """
     network = AutoencoderConfig(
         channels=(16, 32, 64, 64),
@@ -61,6 +62,7 @@ def vae() -> VAERecipe:
         train=TrainConfig(
             steps=1500, batch_size=32, precision="bf16", workers=1, log_every=50, eval_every=500, checkpoint_every=500
         ),
+        expect=expected(19.7, 11.5),
     )
 
 
