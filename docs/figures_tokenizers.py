@@ -65,13 +65,15 @@ def measure(kind: str, runs: list[str], size: int) -> None:
 def draw(kinds: list[str]) -> None:
     """Draw the recorded figures: a row for each set, a column for each distance."""
     figure, rows = plt.subplots(len(kinds), 2, figsize=(12, 4.6 * len(kinds)), squeeze=False)
-    for row, kind in zip(rows, kinds, strict=True):
-        data = json.loads((RESULTS / f"rate_distortion_{kind}.json").read_text(encoding="utf-8"))
-        curves = [Curve.from_dict(curve) for curve in data["curves"]]
+    found = [json.loads((RESULTS / f"rate_distortion_{kind}.json").read_text(encoding="utf-8")) for kind in kinds]
+    sets = [[Curve.from_dict(curve) for curve in data["curves"]] for data in found]
+    names = dict.fromkeys(curve.name for curves in sets for curve in curves if not curve.baseline)
+    looks = {name: (MARKS[i % len(MARKS)], f"C{i % 10}") for i, name in enumerate(names)}
+    for row, data, curves in zip(rows, found, sets, strict=True):
         for axes, label, value in zip(
             row, ("PSNR, dB", "distance on features-v1"), ("psnr", "perceptual"), strict=True
         ):
-            one_plot(axes, curves, value)
+            one_plot(axes, curves, value, looks)
             axes.set_xscale("log")
             axes.set_xlabel("bits per pixel")
             axes.set_ylabel(label)
@@ -86,9 +88,11 @@ def draw(kinds: list[str]) -> None:
     plt.close(figure)
 
 
-def one_plot(axes: Axes, curves: list[Curve], value: str) -> None:
-    """Draw the curves of one distance: the codecs in grey, dashed without their headers, the tokenizers in colours."""
-    marks = iter(MARKS * 3)
+def one_plot(axes: Axes, curves: list[Curve], value: str, looks: dict[str, tuple[str, str]]) -> None:
+    """Draw the curves of one distance: the codecs in grey, dashed without their headers, the tokenizers in colours.
+
+    A tokenizer's mark and colour are the same in every plot.
+    """
     for curve in curves:
         points = [(p.bits_per_pixel, getattr(p, value)) for p in curve.points if getattr(p, value) is not None]
         if not points:
@@ -99,7 +103,8 @@ def one_plot(axes: Axes, curves: list[Curve], value: str) -> None:
             style = {"color": GREYS[curve.name.partition(",")[0]], "linestyle": "--" if dashed else "-"}
             axes.plot(x, y, marker=".", markersize=4, linewidth=1.2, label=curve.name, **style)
         else:
-            axes.plot(x, y, marker=next(marks), markersize=8, linewidth=1.8, label=curve.name, zorder=3)
+            mark, color = looks[curve.name]
+            axes.plot(x, y, marker=mark, color=color, markersize=8, linewidth=1.8, label=curve.name, zorder=3)
 
 
 def main() -> None:
