@@ -17,6 +17,7 @@ from intermodal.data.processors import signed_pixels  # noqa: E402
 from intermodal.hub import autoencoder_kl  # noqa: E402
 from intermodal.hub.load import load  # noqa: E402
 from intermodal.hub.save import export  # noqa: E402
+from intermodal.hub.weights import DIFFUSERS  # noqa: E402
 from intermodal.methods.image_tokenizers.vae import VAE, VAEConfig  # noqa: E402
 from intermodal.nn.autoencoder import AutoencoderConfig  # noqa: E402
 
@@ -188,7 +189,7 @@ def test_bfloat16_is_no_further_from_float64_than_diffusers(tmp_path):
 
 def test_attention_under_its_old_names_loads(tmp_path):
     ours, _ = pair(tmp_path, **CASES["attention"])
-    file = tmp_path / autoencoder_kl.WEIGHTS
+    file = tmp_path / DIFFUSERS
     today = load_file(file)
     old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
     renamed = {}
@@ -232,7 +233,7 @@ def test_a_loaded_model_encodes_and_decodes_pictures_and_keeps_the_scale_of_its_
 def test_a_published_folder_goes_out_as_it_came(tmp_path, name):
     ours, model = pair(tmp_path / "in", **CASES[name])
     export(ours, tmp_path / "out", layout="diffusers")
-    before, after = (load_file(tmp_path / p / autoencoder_kl.WEIGHTS) for p in ("in", "out"))
+    before, after = (load_file(tmp_path / p / DIFFUSERS) for p in ("in", "out"))
     assert set(before) == set(after)
     assert all(torch.equal(before[key], after[key]) for key in before)
     again = diffusers.AutoencoderKL.from_pretrained(tmp_path / "out", torch_dtype=torch.float64)
@@ -303,7 +304,7 @@ def test_a_pipeline_is_told_from_a_model_and_a_pickle_is_refused(tmp_path):
         load(tmp_path)
     folder = tmp_path / "vae"
     reference(**PLAIN).save_pretrained(folder)
-    (folder / autoencoder_kl.WEIGHTS).rename(folder / "diffusion_pytorch_model.bin")
+    (folder / DIFFUSERS).rename(folder / "diffusion_pytorch_model.bin")
     with pytest.raises(CheckpointError, match="pickle"):
         load(folder)
 

@@ -13,9 +13,10 @@ diffusers = pytest.importorskip("diffusers", reason="diffusers, of the core grou
 import intermodal  # noqa: E402
 from intermodal.core.errors import CheckpointError, DataError  # noqa: E402
 from intermodal.data.processors import signed_pixels  # noqa: E402
-from intermodal.hub import autoencoder_kl, vqmodel  # noqa: E402
+from intermodal.hub import vqmodel  # noqa: E402
 from intermodal.hub.load import load  # noqa: E402
 from intermodal.hub.save import export  # noqa: E402
+from intermodal.hub.weights import DIFFUSERS  # noqa: E402
 from intermodal.methods.image_tokenizers.vqgan import VQGAN, VQGANConfig  # noqa: E402
 from intermodal.nn.autoencoder import AutoencoderConfig  # noqa: E402
 from intermodal.nn.discriminator import PatchDiscriminatorConfig  # noqa: E402
@@ -147,7 +148,7 @@ def test_gradients_are_those_of_diffusers(tmp_path, name):
 def test_a_published_folder_goes_out_as_it_came(tmp_path, name):
     ours, model = pair(tmp_path / "in", **CASES[name])
     export(ours, tmp_path / "out", layout="diffusers")
-    before, after = (load_file(tmp_path / p / autoencoder_kl.WEIGHTS) for p in ("in", "out"))
+    before, after = (load_file(tmp_path / p / DIFFUSERS) for p in ("in", "out"))
     assert set(before) == set(after)
     assert all(torch.equal(before[key], after[key]) for key in before)
     again = diffusers.VQModel.from_pretrained(tmp_path / "out", torch_dtype=torch.float64)
@@ -225,7 +226,7 @@ def test_folders_that_this_model_cannot_be_are_refused_in_words(tmp_path, change
 
 def test_missing_and_left_over_tensors_are_listed(tmp_path):
     reference(**PLAIN).save_pretrained(tmp_path)
-    file = tmp_path / autoencoder_kl.WEIGHTS
+    file = tmp_path / DIFFUSERS
     whole = load_file(file)
     save_file({k: v for k, v in whole.items() if k != "quantize.embedding.weight"}, file, metadata={"format": "pt"})
     with pytest.raises(CheckpointError, match=r"no codebook: quantize\.embedding\.weight"):

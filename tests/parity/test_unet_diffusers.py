@@ -188,6 +188,9 @@ def test_what_does_not_fit_is_named(randomise, tmp_path):
         file.write_text(json.dumps({**config, **change}))
         with pytest.raises(CheckpointError, match=word):
             load_unet(tmp_path)
+    file.write_text("{")
+    with pytest.raises(CheckpointError, match="not valid JSON"):
+        load_unet(tmp_path)
     file.unlink()
     with pytest.raises(CheckpointError, match=r"holds no config\.json"):
         load_unet(tmp_path)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,24 +13,6 @@ from intermodal.data.words import Vocabulary
 from intermodal.methods.contrastive.word2vec import Word2Vec, Word2VecConfig
 from intermodal.studio.app import create_studio
 from intermodal.studio.tab import tabs_for
-
-
-@pytest.fixture(autouse=True)
-def event_loops(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Close the event loops that gradio makes for every page and leaves open."""
-    made: list[asyncio.AbstractEventLoop] = []
-    original = asyncio.new_event_loop
-
-    def recorded() -> asyncio.AbstractEventLoop:
-        made.append(original())
-        return made[-1]
-
-    monkeypatch.setattr(asyncio, "new_event_loop", recorded)
-    yield
-    asyncio.set_event_loop(None)
-    for loop in made:
-        if not loop.is_running():  # LanceDB's own runs in the background
-            loop.close()
 
 
 @pytest.fixture

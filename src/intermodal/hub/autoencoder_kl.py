@@ -18,7 +18,7 @@ from intermodal.hub.keymap import KeyMap, Rule, fuse, rename
 from intermodal.methods.image_tokenizers.vae import VAE, VAEConfig
 from intermodal.nn.autoencoder import AutoencoderConfig
 
-CLASS, WEIGHTS = "AutoencoderKL", "diffusion_pytorch_model.safetensors"
+CLASS = "AutoencoderKL"
 SCALING = 0.18215
 """The ``scaling_factor`` that diffusers fills in."""
 

@@ -6,7 +6,6 @@ the same numbers there, which we keep once.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,13 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from intermodal.core.checkpoint import read_tensors
 from intermodal.core.errors import CheckpointError, ConfigError
 from intermodal.hub.keymap import KeyMap, fuse, rename
+from intermodal.hub.weights import DIFFUSERS, build, read_published, read_weights
 from intermodal.nn.dit import DiT, DiTConfig
 
 CLASSES = ("DiTTransformer2DModel", "Transformer2DModel")
-WEIGHTS = "diffusion_pytorch_model.safetensors"
 _SHARED = re.compile(r"transformer_blocks\.(\d+)\.norm1\.emb\.(.+)")
 
 
@@ -113,12 +111,5 @@ def load_dit(folder: Path | str) -> DiT:
         CheckpointError: if files are missing, the configuration is another's, or a key is missing or left over.
     """
     folder = Path(folder)
-    for name in ("config.json", WEIGHTS):
-        if not (folder / name).is_file():
-            raise CheckpointError(f"{folder} holds no {name}: it is no folder of a published DiT.")
-    config = read_config(json.loads((folder / "config.json").read_text(encoding="utf-8")), folder)
-    network = DiT(config)
-    expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-    tensors = once(read_tensors(folder / WEIGHTS), folder)
-    network.load_state_dict(key_map().load(tensors, expected, folder))
-    return network.eval()
+    config = read_config(read_published(folder, "a published DiT"), folder)
+    return build(lambda: DiT(config), once(read_weights(folder, DIFFUSERS), folder), key_map(), folder).eval()

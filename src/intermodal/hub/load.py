@@ -4,24 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
-from torch import Tensor
 
-from intermodal.core.checkpoint import MANIFEST, PICKLES, WEIGHTS, read_checkpoint, read_tensors
+from intermodal.core.checkpoint import MANIFEST, read_checkpoint
 from intermodal.core.errors import CheckpointError, ConfigError, IntermodalError
 from intermodal.core.files import read_json
 from intermodal.core.registry import load_class
 from intermodal.data.processors import Processor
 from intermodal.hub import autoencoder_kl, bert, clip, dalle_dvae, open_clip, vqmodel
 from intermodal.hub.download import download, is_hub_id
-from intermodal.hub.keymap import KeyMap
 from intermodal.hub.processors import (
     read_image_processor,
     read_open_clip_image_processor,
     read_text_processor,
 )
+from intermodal.hub.weights import CONFIG, DIFFUSERS, build, read_weights
 from intermodal.hub.word2vec_format import read_word2vec
 from intermodal.methods.base import Method
 from intermodal.methods.contrastive.bert import BERT
@@ -30,11 +29,9 @@ from intermodal.methods.image_tokenizers.dvae import DVAE
 from intermodal.methods.image_tokenizers.vae import VAE
 from intermodal.methods.image_tokenizers.vqgan import VQGAN
 
-CONFIG = "config.json"
 PIPELINE = "model_index.json"
 WORD_VECTORS = (".bin", ".vec", ".w2v", ".txt")
 """How files in word2vec's text or binary format are called."""
-MethodT = TypeVar("MethodT", bound=Method)
 
 
 def load(
@@ -90,57 +87,6 @@ def load(
         raise CheckpointError(str(error)) from error
 
 
-def read_weights(folder: Path, name: str = WEIGHTS) -> dict[str, Tensor]:
-    """Read a published folder's safetensors, in one file or in shards that ``NAME.index.json`` lists.
-
-    Raises:
-        CheckpointError: if there is none (a pickle beside is named and refused), or a shard is missing, cut
-            short or lacks a tensor that the index says it holds.
-    """
-    index = folder / f"{name}.index.json"
-    if (folder / name).exists():
-        return read_tensors(folder / name)
-    if not index.exists():
-        pickles = [f.name for f in sorted(folder.iterdir()) if f.suffix.lower() in PICKLES]
-        if pickles:
-            raise CheckpointError(
-                f"{folder} holds its weights only as {', '.join(pickles)}, a pickle, and reading a "
-                "pickle runs whatever "
-                f"code is in it: it is refused. Use a revision that has {name}, or convert it where you "
-                "trust it."
-            )
-        raise CheckpointError(f"{folder} holds no weights: {name} is missing.")
-    places = read_json(index, "index of the weights").get("weight_map")
-    if not isinstance(places, dict):
-        raise CheckpointError(f"{index} has no weight_map.")
-    out: dict[str, Tensor] = {}
-    for shard in sorted(set(places.values())):
-        if Path(shard).name != shard or not shard.endswith(".safetensors"):
-            raise CheckpointError(f"{index} names {shard!r}, which is no safetensors file of this folder.")
-        tensors = read_tensors(folder / shard)
-        listed = {k for k, v in places.items() if v == shard}
-        if listed != set(tensors):
-            odd = sorted(listed ^ set(tensors))
-            raise CheckpointError(f"{folder / shard} and {index.name} do not agree on {', '.join(odd[:8])}.")
-        out |= tensors
-    return out
-
-
-def build(
-    make: Callable[[], MethodT],
-    tensors: Mapping[str, Tensor],
-    keys: KeyMap,
-    where: Path,
-) -> MethodT:
-    """Build a model on the meta device and give it published tensors, strictly."""
-    with torch.device("meta"):
-        model = make()
-    expected = {k: tuple(t.shape) for k, t in model.state_dict().items()}
-    ours = keys.load(tensors, expected, where)
-    model.load_state_dict({k: _widen(t) for k, t in ours.items()}, strict=True, assign=True)
-    return model.requires_grad_(True)
-
-
 def _load_published(folder: Path, device: str | torch.device, processors: Mapping[str, Processor] | None) -> Method:
     data = read_json(folder / CONFIG, "configuration") if (folder / CONFIG).exists() else {}
     kind = data.get("model_type", data.get("_class_name")) if isinstance(data, dict) else None
@@ -194,7 +140,7 @@ def _read_bert(folder: Path, data: dict[str, Any], processors: Mapping[str, Proc
 
 def _read_autoencoder_kl(folder: Path, data: dict[str, Any], processors: Mapping[str, Processor] | None) -> Method:
     config = autoencoder_kl.read_config(data, folder)
-    tensors = autoencoder_kl.current_names(read_weights(folder, autoencoder_kl.WEIGHTS), folder)
+    tensors = autoencoder_kl.current_names(read_weights(folder, DIFFUSERS), folder)
     if processors is None:
         processors = {"image": autoencoder_kl.read_processor(data, config.network)}
     return build(lambda: VAE(config, processors), tensors, autoencoder_kl.key_map(), folder)
@@ -202,7 +148,7 @@ def _read_autoencoder_kl(folder: Path, data: dict[str, Any], processors: Mapping
 
 def _read_vqmodel(folder: Path, data: dict[str, Any], processors: Mapping[str, Processor] | None) -> Method:
     config = vqmodel.read_config(data, folder)
-    tensors = autoencoder_kl.current_names(read_weights(folder, autoencoder_kl.WEIGHTS), folder)
+    tensors = autoencoder_kl.current_names(read_weights(folder, DIFFUSERS), folder)
     if processors is None:
         processors = {"image": autoencoder_kl.read_processor(data, config.network)}
     return build(lambda: VQGAN(config, processors), vqmodel.with_counts(tensors, folder), vqmodel.key_map(), folder)
@@ -242,10 +188,6 @@ def _with_text(folder: Path, config: CLIPConfig, image: Processor) -> tuple[CLIP
 
 def _size(config: CLIPConfig) -> tuple[int, int]:
     return config.image.size
-
-
-def _widen(tensor: Tensor) -> Tensor:
-    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
 READERS: dict[str, Callable[[Path, dict[str, Any], Mapping[str, Processor] | None], Method]] = {

@@ -12,8 +12,8 @@ from intermodal.core.errors import CheckpointError
 from intermodal.core.files import atomic_folder
 from intermodal.data.processors import ImageProcessor, TextProcessor
 from intermodal.hub import autoencoder_kl, bert, clip, vqmodel
-from intermodal.hub.load import CONFIG
 from intermodal.hub.processors import IMAGE_FILE, write_image_processor, write_text_processor
+from intermodal.hub.weights import CONFIG, DIFFUSERS
 from intermodal.hub.word2vec_format import write_word2vec
 from intermodal.methods.base import Method
 from intermodal.methods.contrastive.bert import BERT
@@ -94,7 +94,7 @@ def _export_diffusers(model: Method, path: str | Path) -> None:
     else:
         raise CheckpointError(f"The method {model.id!r} has no layout of diffusers to be exported in.")
     with atomic_folder(path) as folder:
-        write_tensors(folder / autoencoder_kl.WEIGHTS, tensors, metadata={"format": "pt"})
+        write_tensors(folder / DIFFUSERS, tensors, metadata={"format": "pt"})
         _write_json(folder / CONFIG, config)
 
 

@@ -5,19 +5,17 @@ A folder holds ``config.json`` with ``_class_name`` and ``diffusion_pytorch_mode
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from intermodal.core.checkpoint import read_tensors
 from intermodal.core.errors import CheckpointError, ConfigError
 from intermodal.hub.keymap import KeyMap, Rule, fuse, rename
+from intermodal.hub.weights import DIFFUSERS, build, read_published, read_weights
 from intermodal.nn.unet import UNet, UNetConfig
 from intermodal.nn.unet_parts import Classes
 
 CLASSES = ("UNet2DModel", "UNet2DConditionModel")
-WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 _DOWN = {
     "DownBlock2D": (False, "conv"),
@@ -148,14 +146,8 @@ def load_unet(folder: Path | str) -> UNet:
         CheckpointError: if files are missing, the configuration is another's, or a key is missing or left over.
     """
     folder = Path(folder)
-    for name in ("config.json", WEIGHTS):
-        if not (folder / name).is_file():
-            raise CheckpointError(f"{folder} holds no {name}: it is no folder of a published U-Net.")
-    config = read_config(json.loads((folder / "config.json").read_text(encoding="utf-8")), folder)
-    network = UNet(config)
-    expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-    network.load_state_dict(key_map(config).load(read_tensors(folder / WEIGHTS), expected, folder))
-    return network.eval()
+    config = read_config(read_published(folder, "a published U-Net"), folder)
+    return build(lambda: UNet(config), read_weights(folder, DIFFUSERS), key_map(config), folder).eval()
 
 
 def _levels(

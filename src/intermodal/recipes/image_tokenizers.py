@@ -25,6 +25,7 @@ from intermodal.evaluate.result import Evaluation, Panel
 from intermodal.evaluate.tokenizers import evaluate_tokenizer
 from intermodal.methods.base import Method
 from intermodal.methods.image_tokenizers.tokenizer import ImageTokenizer
+from intermodal.nn.autoencoder import AutoencoderConfig
 from intermodal.recipes.base import Expect, Recipe
 
 PHOTO_SIZE = 64
@@ -95,6 +96,21 @@ class TokenizerRecipe(Recipe):
         """Return the same path with the networks of :meth:`smaller` and a budget that take seconds."""
         budget = self.train.replace(steps=6, batch_size=16, eval_every=0, log_every=1, checkpoint_every=3, workers=0)
         return self.replace(train=budget, expect=(), **self.smaller())
+
+
+def small_network(
+    channels: tuple[int, ...], latent_channels: int, *, mid_attention: bool = False, groups: int = 8
+) -> AutoencoderConfig:
+    """Return encoder and decoder of one block a level, without the 1 x 1 convolutions at the latent."""
+    return AutoencoderConfig(
+        channels=channels,
+        blocks=1,
+        latent_channels=latent_channels,
+        groups=groups,
+        mid_attention=mid_attention,
+        quant_conv=False,
+        post_quant_conv=False,
+    )
 
 
 def expected(psnr: float, minutes: float, usage: float | None = None) -> tuple[Expect, ...]:

@@ -10,9 +10,8 @@ from intermodal.evaluate.result import Panel
 from intermodal.evaluate.vae import extras
 from intermodal.methods.image_tokenizers.tokenizer import ImageTokenizer
 from intermodal.methods.image_tokenizers.vae import VAE, VAEConfig
-from intermodal.nn.autoencoder import AutoencoderConfig
 from intermodal.recipes.base import OptimConfig, TrainConfig
-from intermodal.recipes.image_tokenizers import TokenizerRecipe, expected
+from intermodal.recipes.image_tokenizers import TokenizerRecipe, expected, small_network
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,15 +44,7 @@ def vae() -> VAERecipe:
     ``intermodal train vae``, 12 minutes of one CPU core: 19.7 dB at 0.12 bits a pixel. ``--data FOLDER`` trains it on your
     own pictures.
     """
-    network = AutoencoderConfig(
-        channels=(16, 32, 64, 64),
-        blocks=1,
-        latent_channels=16,
-        groups=8,
-        mid_attention=False,
-        quant_conv=False,
-        post_quant_conv=False,
-    )
+    network = small_network((16, 32, 64, 64), 16)
     return VAERecipe(
         name="vae",
         size=64,

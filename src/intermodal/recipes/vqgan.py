@@ -20,12 +20,11 @@ from intermodal.methods.base import Method
 from intermodal.methods.image_tokenizers.prior import ANY, CodePrior
 from intermodal.methods.image_tokenizers.tokenizer import ImageTokenizer
 from intermodal.methods.image_tokenizers.vqgan import VQGAN, VQGANConfig
-from intermodal.nn.autoencoder import AutoencoderConfig
 from intermodal.nn.causal import CausalConfig
 from intermodal.nn.discriminator import PatchDiscriminatorConfig
 from intermodal.nn.quantizers import VectorQuantizerConfig
 from intermodal.recipes.base import OptimConfig, TrainConfig
-from intermodal.recipes.image_tokenizers import TokenizerRecipe, expected
+from intermodal.recipes.image_tokenizers import TokenizerRecipe, expected, small_network
 
 FIRST = "runs/vqgan"
 
@@ -48,15 +47,7 @@ class VQGANRecipe(TokenizerRecipe):
 
 
 TINY = VQGANConfig(
-    network=AutoencoderConfig(
-        channels=(8, 16, 16),
-        blocks=1,
-        latent_channels=8,
-        groups=4,
-        mid_attention=False,
-        quant_conv=False,
-        post_quant_conv=False,
-    ),
+    network=small_network((8, 16, 16), 8, groups=4),
     quantizer=VectorQuantizerConfig(codes=32, dim=8),
     discriminator=PatchDiscriminatorConfig(channels=8, layers=2),
     adversarial=0.1,
@@ -158,15 +149,7 @@ def vqgan() -> VQGANRecipe:
     return VQGANRecipe(
         name="vqgan",
         model=VQGANConfig(
-            network=AutoencoderConfig(
-                channels=(16, 32, 64, 128),
-                blocks=1,
-                latent_channels=32,
-                groups=8,
-                mid_attention=True,
-                quant_conv=False,
-                post_quant_conv=False,
-            ),
+            network=small_network((16, 32, 64, 128), 32, mid_attention=True),
             quantizer=VectorQuantizerConfig(codes=512, dim=32, initial="kmeans", restart=0.1),
             discriminator=PatchDiscriminatorConfig(channels=32, layers=2),
             perceptual=0.2,

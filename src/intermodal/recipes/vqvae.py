@@ -10,7 +10,6 @@ from intermodal.evaluate.levels import by_level
 from intermodal.evaluate.result import Panel
 from intermodal.methods.image_tokenizers.tokenizer import ImageTokenizer
 from intermodal.methods.image_tokenizers.vqvae import VQVAEConfig
-from intermodal.nn.autoencoder import AutoencoderConfig
 from intermodal.nn.quantizers import (
     FiniteScalarQuantizerConfig,
     QuantizerConfig,
@@ -18,7 +17,7 @@ from intermodal.nn.quantizers import (
     VectorQuantizerConfig,
 )
 from intermodal.recipes.base import OptimConfig, TrainConfig
-from intermodal.recipes.image_tokenizers import TokenizerRecipe, expected
+from intermodal.recipes.image_tokenizers import TokenizerRecipe, expected, small_network
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,15 +50,7 @@ class VQVAERecipe(TokenizerRecipe):
 
 
 def _recipe(name: str, quantizer: QuantizerConfig, channels: tuple[int, ...], steps: int = 1200) -> VQVAERecipe:
-    network = AutoencoderConfig(
-        channels=channels,
-        blocks=1,
-        latent_channels=quantizer.dim,
-        groups=8,
-        mid_attention=False,
-        quant_conv=False,
-        post_quant_conv=False,
-    )
+    network = small_network(channels, quantizer.dim)
     return VQVAERecipe(
         name=name,
         model=VQVAEConfig(network=network, quantizer=quantizer),

@@ -9,6 +9,7 @@ second begins where the sample is noise alone (alpha = 0, r infinite).
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
 from torch import Tensor
@@ -54,15 +55,14 @@ def euler(
     Returns:
         Samples at the grid's last level, the shape and type of x.
     """
-    raise_to, draw = _check_churn(churn, churn_noise, schedule), noise_source(noise)
+    draw, steps = noise_source(noise), len(grid) - 1
+    raised = _churning(draw, steps, churn=churn, between=churn_between, scale=churn_noise, schedule=schedule)
     state = wide(x)
     for index, begin, to in steps_of(grid):
-        at = begin
-        if raise_to is not None and churn_between[0] <= float(at.ratio) <= churn_between[1]:
-            state, at = _churn(state, begin, raise_to, churn=churn, scale=churn_noise, steps=len(grid) - 1, draw=draw)
+        state, at = raised(state, begin)
         said = denoiser(state, at, cond)
         if watch is not None:
-            watch(Step(index, len(grid) - 1, at, state, said.x0))
+            watch(Step(index, steps, at, state, said.x0))
         state = ddim_step(said, at, to)
     return state.to(x.dtype)
 
@@ -110,15 +110,14 @@ def heun(
         raise ConfigError(f"A step of Heun's is straight in the ratio or in flow, found {coordinate!r}.")
     if coordinate == "ratio" and float(grid[0].alpha) == 0:
         raise ConfigError("From noise alone the ratio of noise to signal is infinite: use coordinate='flow'.")
-    raise_to, draw = _check_churn(churn, churn_noise, schedule), noise_source(noise)
+    draw, steps = noise_source(noise), len(grid) - 1
+    raised = _churning(draw, steps, churn=churn, between=churn_between, scale=churn_noise, schedule=schedule)
     state = wide(x)
     for index, begin, to in steps_of(grid):
-        at = begin
-        if raise_to is not None and churn_between[0] <= float(at.ratio) <= churn_between[1]:
-            state, at = _churn(state, begin, raise_to, churn=churn, scale=churn_noise, steps=len(grid) - 1, draw=draw)
+        state, at = raised(state, begin)
         said = denoiser(state, at, cond)
         if watch is not None:
-            watch(Step(index, len(grid) - 1, at, state, said.x0))
+            watch(Step(index, steps, at, state, said.x0))
         state = ddim_step(said, at, to)
         if float(to.sigma) > 0:
             then = denoiser(state, to, cond)
@@ -139,20 +138,25 @@ def _time_step(at: Level, to: Level, coordinate: Coordinate) -> Tensor:
     return to.sigma - (to.alpha + to.sigma) * at.sigma / (at.alpha + at.sigma)
 
 
-def _check_churn(churn: float, churn_noise: float, schedule: Schedule | None) -> Schedule | None:
-    if not (0 <= churn < math.inf and 0 <= churn_noise < math.inf):
-        raise ConfigError(f"Churn and its noise must be finite and not negative, found {churn} and {churn_noise}.")
-    if churn == 0:
-        return None
-    if schedule is None:
+def _churning(
+    draw: NoiseSource,
+    steps: int,
+    *,
+    churn: float,
+    between: tuple[float, float],
+    scale: float,
+    schedule: Schedule | None,
+) -> Callable[[Tensor, Level], tuple[Tensor, Level]]:
+    """Return what adds a step's noise: samples at a level to those at a higher one; without churn to themselves."""
+    if not (0 <= churn < math.inf and 0 <= scale < math.inf):
+        raise ConfigError(f"Churn and its noise must be finite and not negative, found {churn} and {scale}.")
+    if churn and schedule is None:
         raise ConfigError("Churn adds noise up to levels between those of the grid: give the schedule.")
-    return schedule
 
+    def raised(x: Tensor, at: Level) -> tuple[Tensor, Level]:
+        if not churn or schedule is None or float(at.alpha) == 0 or not between[0] <= float(at.ratio) <= between[1]:
+            return x, at
+        higher = schedule.at_ratio(churned(at, churn, steps))
+        return raise_noise(x, at, higher, draw(x) * scale), higher
 
-def _churn(
-    x: Tensor, at: Level, schedule: Schedule, *, churn: float, scale: float, steps: int, draw: NoiseSource
-) -> tuple[Tensor, Level]:
-    if float(at.alpha) == 0:
-        return x, at
-    higher = schedule.at_ratio(churned(at, churn, steps))
-    return raise_noise(x, at, higher, draw(x) * scale), higher
+    return raised
