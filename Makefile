@@ -33,7 +33,7 @@ test: $(VENV)/.dev  ## the whole suite, as CI runs it
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
-	@$(BIN)/python -m pytest -q -n 2 --dist loadfile
+	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -q -n 2 --dist loadfile  # two workers, a core each
 
 slow: $(VENV)/.dev  ## train the recipes to their expected results (minutes each)
 	@$(BIN)/python -m pytest -q -m slow
