@@ -23,6 +23,7 @@ BENCHMARKS = (
     "decode",
     "quantizers",
     "unet",
+    "sampling",
 )
 
 

@@ -1,162 +1,177 @@
-"""The U-Net and a whole sampling run, forward and in training, beside diffusers with the same weights, steps and noise."""
+"""The U-Net of diffusion beside diffusers, forward and in training: same weights, one run.
+
+Three sizes with random weights: that of google/ddpm-cifar10-32, one that reads a text, and the small one of our recipes that
+does. The number beside each is the mean magnitude of what comes out, or the loss: all compute the same. torch.compile is not
+among them: on a CPU it took one to three minutes and gained nothing.
+"""
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 import harness
-from intermodal.diffusion.denoiser import NetworkDenoiser
-from intermodal.diffusion.grids import make_grid
-from intermodal.diffusion.guidance import ClassifierFree
-from intermodal.diffusion.samplers import ddim
-from intermodal.diffusion.schedules import DiscreteSchedule
 from intermodal.hub.unet import load_unet
 from intermodal.nn.unet import UNet
 
 DIFFUSERS = "pip install diffusers==0.42.1"
-MEDIUM = {
-    "block_out_channels": (64, 128, 256, 256),
-    "down_block_types": ("DownBlock2D", "DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"),
-    "up_block_types": ("AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
-    "attention_head_dim": 64,
-    "num_class_embeds": 11,
+SIZE, TOKENS, WIDTH = 32, 16, 256
+Kind = Literal["cifar10", "text", "small text"]
+Who = Literal["ours", "theirs", "theirs, channels-last"]
+BATCH: dict[Kind, int] = {"cifar10": 4, "text": 8, "small text": 16}
+CONFIGS: dict[Kind, dict[str, Any]] = {
+    "cifar10": {
+        "block_out_channels": (128, 256, 256, 256),
+        "down_block_types": ("DownBlock2D", "AttnDownBlock2D", "DownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
+        "attention_head_dim": None,
+        "norm_eps": 1e-6,
+        "downsample_padding": 0,
+        "flip_sin_to_cos": False,
+        "freq_shift": 1,
+    },
+    "text": {
+        "block_out_channels": (64, 128, 256),
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        "attention_head_dim": 4,
+        "cross_attention_dim": WIDTH,
+    },
+    "small text": {
+        "block_out_channels": (32, 64, 128),
+        "layers_per_block": 1,
+        "down_block_types": ("DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
+        "attention_head_dim": 4,
+        "cross_attention_dim": WIDTH,
+    },
 }
-"""27 million parameters, 32 x 32."""
-QUICK = {
-    **MEDIUM,
-    "block_out_channels": (8, 8, 8, 8),
-    "norm_num_groups": 4,
-    "attention_head_dim": 4,
-}
-SIZE, NONE = 32, 10
+
+
+@dataclass(frozen=True)
+class Work:
+    """A network of ``kind`` on ``batch`` maps, in one type of number."""
+
+    kind: Kind
+    batch: int
+    dtype: torch.dtype
+    quick: bool
+
+    def inputs(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """Return noise (B, 3, 32, 32), times (B,) and, where it is read, a context (B, 16, 256), in float32."""
+        generator = torch.Generator().manual_seed(0)
+        x = torch.randn(self.batch, 3, SIZE, SIZE, generator=generator)
+        t = torch.randint(1000, (self.batch,), generator=generator)
+        return x, t, None if self.kind == "cifar10" else torch.randn(self.batch, TOKENS, WIDTH, generator=generator)
 
 
 @cache
-def networks(quick: bool, dtype: torch.dtype) -> tuple[Any, UNet]:
+def networks(kind: Kind, quick: bool) -> tuple[Any, UNet]:
     """Return diffusers' U-Net with random weights, and ours with the same."""
     import diffusers
+    from diffusers.utils import logging
 
+    logging.set_verbosity_error()  # it warns of every change of precision
+    config = {"sample_size": SIZE, "in_channels": 3, "out_channels": 3, "layers_per_block": 2} | CONFIGS[kind]
+    if quick:
+        config |= {"block_out_channels": tuple(c // 4 for c in config["block_out_channels"]), "norm_num_groups": 4}
     torch.manual_seed(0)
-    theirs = diffusers.UNet2DModel(sample_size=SIZE, **(QUICK if quick else MEDIUM)).eval()
+    make = diffusers.UNet2DModel if kind == "cifar10" else diffusers.UNet2DConditionModel
+    theirs = make(**config).eval()
     with tempfile.TemporaryDirectory() as folder:
         theirs.save_pretrained(folder)
-        ours = load_unet(folder)
-    return theirs.to(dtype), ours.to(dtype, memory_format=torch.channels_last)
+        return theirs, load_unet(folder)
 
 
-def inputs(batch: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(batch, 3, SIZE, SIZE, generator=generator)
-    return x, torch.randint(1000, (batch,), generator=generator), torch.arange(batch) % NONE
+def module(who: Who, work: Work) -> torch.nn.Module:
+    """Return a network of its own."""
+    network: torch.nn.Module = deepcopy(networks(work.kind, work.quick)[who == "ours"])
+    network = network.to(work.dtype)
+    return network if who == "theirs" else network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-def call(who: str, quick: bool, dtype: torch.dtype) -> Callable[..., torch.Tensor]:
-    """Return a network as a function of a map, times and classes."""
-    theirs, ours = networks(quick, dtype)
-    if who == "ours":
-        return ours
-    return lambda x, t, c: theirs(x, t, class_labels=c).sample
+def caller(who: Who, network: torch.nn.Module) -> Callable[..., torch.Tensor]:
+    """Return a network as a function of a map, times and perhaps a context."""
+    if who != "ours":
+        return lambda x, t, *c: network(x, t, *c).sample
+    return lambda x, t, *c: network(x, t, context_BSE=c[0]) if c else network(x, t)
 
 
-def forward(who: str, quick: bool, batch: int, dtype: torch.dtype) -> Callable[[], harness.Step]:
+def arguments(who: Who, work: Work) -> tuple[torch.Tensor, ...]:
+    """Return what a network is called with."""
+    x, t, c = work.inputs()
+    if who == "theirs, channels-last":
+        x = x.to(memory_format=torch.channels_last)
+    return (x.to(work.dtype), t) if c is None else (x.to(work.dtype), t, c.to(work.dtype))
+
+
+def forward(who: Who, work: Work) -> Callable[[], harness.Step]:
+    """Return what makes a step: a network without gradients, once run."""
+
     def make() -> harness.Step:
-        network, (x, t, c) = call(who, quick, dtype), inputs(batch)
+        network, inputs = caller(who, module(who, work)), arguments(who, work)
 
         def step() -> float:
-            with torch.no_grad():
-                return float(network(x.to(dtype), t, c).double().abs().mean())
+            with torch.inference_mode():
+                return float(network(*inputs).double().abs().mean())
 
+        step()
         return step
 
     return make
 
 
-def training(who: str, quick: bool, batch: int) -> Callable[[], harness.Step]:
+def training(who: Who, work: Work) -> Callable[[], harness.Step]:
+    """Return what makes a step: forward, backward and AdamW, with float32 weights; bfloat16 is autocast."""
+    single = Work(work.kind, work.batch, torch.float32, work.quick)
+
     def make() -> harness.Step:
-        network, (x, t, c) = call(who, quick, torch.float32), inputs(batch)
+        network = module(who, single).train()
+        optimizer = torch.optim.AdamW(network.parameters(), 1e-4)
+        call, inputs = caller(who, network), arguments(who, single)
+        wanted = torch.randn(inputs[0].shape, generator=torch.Generator().manual_seed(1))
 
         def step() -> float:
-            for module in networks(quick, torch.float32):
-                module.zero_grad(set_to_none=True)
-            loss = network(x, t, c).square().mean()
+            optimizer.zero_grad(set_to_none=True)
+            with torch.autocast("cpu", torch.bfloat16, enabled=work.dtype == torch.bfloat16):
+                said = call(*inputs)
+            loss = (said.float() - wanted).square().mean()
             loss.backward()
+            optimizer.step()
             return float(loss.detach())
 
+        step()
         return step
 
     return make
 
 
-def sampling(who: str, quick: bool, batch: int, steps: int, dtype: torch.dtype) -> Callable[[], harness.Step]:
-    """Return what makes a step: pictures by DDIM with classifier-free guidance."""
-
-    def make() -> harness.Step:
-        network, (x, _, c) = call(who, quick, dtype), inputs(batch)
-        none, scale = torch.full((batch,), NONE), 3.0
-
-        def of_ours() -> torch.Tensor:
-            schedule = DiscreteSchedule.linear()
-            denoiser = ClassifierFree(NetworkDenoiser(network, "eps", schedule, dtype=dtype), scale, none[:1])
-            return ddim(denoiser, x, make_grid(schedule, steps, "leading"), cond=c)
-
-        def of_theirs() -> torch.Tensor:
-            import diffusers
-
-            scheduler = diffusers.DDIMScheduler(clip_sample=False)
-            scheduler.set_timesteps(steps)
-            state = x
-            for t in scheduler.timesteps:
-                both = network(torch.cat((state, state)).to(dtype), t, torch.cat((c, none))).float()
-                with_class, without = both.chunk(2)
-                state = scheduler.step(without + scale * (with_class - without), t, state).prev_sample
-            return state
-
-        def step() -> float:
-            with torch.no_grad():
-                return float((of_ours if who == "ours" else of_theirs)().double().abs().mean())
-
-        return step
-
-    return make
-
-
-def pair(
-    title: str, make: Callable[[str], Callable[[], harness.Step]], repeats: int, half: Callable[..., Any] | None = None
-) -> harness.Case:
-    contenders = [
-        harness.Contender("intermodal", make("ours")),
-        harness.Contender("diffusers", make("theirs"), DIFFUSERS),
-    ]
-    if half is not None:
-        contenders += [
-            harness.Contender("intermodal, bfloat16", half("ours")),
-            harness.Contender("diffusers, bfloat16", half("theirs"), DIFFUSERS),
-        ]
-    return harness.Case(title, contenders, repeats)
+def contenders(make: Callable[[Who, Work], Callable[[], harness.Step]], work: Work) -> list[harness.Contender]:
+    """Return ours and diffusers', as it comes and channels-last, in float32 and in bfloat16."""
+    found = []
+    whos: tuple[Who, ...] = ("ours", "theirs", "theirs, channels-last")
+    for dtype in (torch.float32, torch.bfloat16):
+        for who in whos:
+            name = who.replace("ours", "intermodal").replace("theirs", "diffusers")
+            name += ", bfloat16" if dtype == torch.bfloat16 else ""
+            one = Work(work.kind, work.batch, dtype, work.quick)
+            found.append(harness.Contender(name, make(who, one), "" if who == "ours" else DIFFUSERS))
+    return found
 
 
 def cases(quick: bool) -> list[harness.Case]:
-    """Return the network forward and in training, and a sampling run, in float32 and in bfloat16."""
-    batch, steps, repeats = (2, 2, 1) if quick else (4, 10, 5)
-    size = "a tiny U-Net" if quick else "U-Net of 27 M"
-    full, half = torch.float32, torch.bfloat16
-    return [
-        pair(
-            f"{size}, {batch} x {SIZE} x {SIZE}, forward",
-            lambda who: forward(who, quick, batch, full),
-            repeats,
-            lambda who: forward(who, quick, batch, half),
-        ),
-        pair(f"{size}, {batch} x {SIZE} x {SIZE}, training step", lambda who: training(who, quick, batch), repeats),
-        pair(
-            f"{size}, {batch} pictures by DDIM, {steps} steps, guided",
-            lambda who: sampling(who, quick, batch, steps, full),
-            min(repeats, 3),
-            lambda who: sampling(who, quick, batch, steps, half),
-        ),
-    ]
+    """Return forward and training step of each network."""
+    found = []
+    for kind, batch in BATCH.items():
+        work = Work(kind, 1 if quick else batch, torch.float32, quick)
+        size = "tiny" if quick else f"{sum(p.numel() for p in networks(kind, quick)[1].parameters()) / 1e6:.1f} M"
+        title = f"U-Net '{kind}', {size}, {work.batch} x {SIZE} x {SIZE}"
+        found.append(harness.Case(f"{title}: forward", contenders(forward, work), 1 if quick else 4))
+        found.append(harness.Case(f"{title}: training step", contenders(training, work), 1 if quick else 2))
+    return found

@@ -15,6 +15,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 import figures_features
+import figures_generators
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
@@ -78,6 +79,10 @@ EQUATIONS = {
     "vqgan-lambda": r"$\lambda = \frac{\|\nabla_{w}\,L_{rec}\|}{\|\nabla_{w}\,L_{GAN}\| + \delta}$",
     "vqgan-discriminator": r"$L_D = \overline{\max(0,\ 1 - D(x))} + \overline{\max(0,\ 1 + D(\hat{x}))}$",
     "vqgan-prior": r"$p(s) = \prod_i p(s_i\ |\ s_{<i})\qquad L = -\frac{1}{N}\sum_i \log\,p(s_i\ |\ s_{<i})$",
+    "dalle-loss": r"$L = -\frac{w}{N_t}\sum_i \log\,p(t_i\ |\ t_{<i})"
+    r" - \frac{1 - w}{N_s}\sum_j \log\,p(s_j\ |\ t,\ s_{<j})\qquad w = \frac{1}{8}$",
+    "dalle-guidance": r"$\hat{l}_j = l(s_{<j}) + \gamma\,\left(l(t,\ s_{<j}) - l(s_{<j})\right)"
+    r"\qquad s_j \sim \mathrm{softmax}(\hat{l}_j)$",
     "dvae-bound": r"$L = \frac{1}{CHW}\left[-\log p(x\ |\ z) + \beta\sum_{i=1}^{hw}"
     r"\left(\log K - \mathrm{H}\left[q(z_i\ |\ x)\right]\right)\right]$",
     "dvae-gumbel": r"$z_i = \mathrm{softmax}\left(\frac{l_i + g_i}{\tau}\right)\qquad g_{ik} = -\log(-\log u_{ik})$",
@@ -95,8 +100,20 @@ EQUATIONS = {
     "diffusion-ddim": r"$x_s = \alpha_s\,\hat{x}_0 + \sqrt{\sigma_s^2 - \tilde{\sigma}^2}\;\hat{\epsilon}"
     r" + \tilde{\sigma}\,z\qquad "
     r"\tilde{\sigma} = \eta\,\sigma_s\sqrt{1 - \frac{\alpha_t^2\sigma_s^2}{\alpha_s^2\sigma_t^2}}$",
+    "classifier-guidance-bayes": r"$\nabla_{x_t} \log p(x_t\,|\,y) = \nabla_{x_t} \log p(x_t)"
+    r" + \nabla_{x_t} \log p(y\,|\,x_t)$",
+    "classifier-guidance-loss": r"$L = -\,\mathbf{E}_{t,\,(x_0,\,y),\,\epsilon}\ \log p_\phi(y\,|\,x_t,\ t)"
+    r"\qquad x_t = \alpha_t\,x_0 + \sigma_t\,\epsilon$",
+    "ddpm-simple": r"$L_{simple} = \mathbf{E}_{t,\,x_0,\,\epsilon}\ \|\epsilon - \epsilon_\theta(x_t, t)\|^2$",
+    "ddpm-hybrid": r"$L_{hybrid} = L_{simple} + \lambda\,L_{bound}\qquad \lambda = 0.001$",
+    "ddpm-range": r"$\Sigma_\theta = \exp\left(\nu\,\log\beta_t + (1 - \nu)\,\log\tilde{\beta}_t\right)$",
     "diffusion-guidance": r"$\tilde{\epsilon} = \epsilon(x) + w\left(\epsilon(x, c) - \epsilon(x)\right)"
     r"\qquad \tilde{\epsilon} = \epsilon(x) - w\,\sigma_t\,\nabla_x \log p(c\ |\ x)$",
+    "t2i-gan-discriminator": r"$L_D = f(-D(x, t)) + (1 - m)\,f(D(G(z, t), t)) + m\,f(D(x, \hat{t}\,))"
+    r"\qquad f(s) = \log(1 + e^{s})$",
+    "t2i-gan-generator": r"$L_G = f(-D(G(z, t), t)) = -\log\,\sigma(D(G(z, t), t))$",
+    "t2i-gan-r1": r"$R_1 = \frac{\gamma}{2}\,\mathbf{E}_{x}\,\|\nabla_x D(x, t)\|^2$",
+    "t2i-gan-projection": r"$D(x, t) = \psi(\phi(x)) + \phi(x)^T\,V\,c(t)\;/\,\sqrt{F}$",
     "nce-logit": r"$h(u) = \sigma\left(\log p_{model}(u) - \log p_{noise}(u) - \log k\right)$",
     "nce-loss": r"$L = -\mathbf{E}_{data}\left[\log h(x)\right] - k\,\mathbf{E}_{noise}\left[\log(1 - h(y))\right]$",
     "elbo-gap": r"$\log p(x) = \mathbf{E}_{q}\left[\log\frac{p(x, z)}{q(z)}\right]"
@@ -175,6 +192,8 @@ BASELINES = {
     "words_": "word2vec, mean",
     "through_": "through training pictures",
     "chance_": "chance",
+    "training_": "training pictures",
+    "real_": "held-out pictures",
 }
 """How a baseline's figures begin, and what stands over their column."""
 
@@ -336,6 +355,7 @@ def main() -> None:
     invariance_picture()
     (GENERATED / "image-encoders.md").write_text(encoders_table(), encoding="utf-8")
     (GENERATED / "features-network.md").write_text(figures_features.tables(), encoding="utf-8")
+    (GENERATED / "generators.md").write_text(figures_generators.tables(), encoding="utf-8")
     readme = HERE.parent / "README.md"
     before, rest = readme.read_text(encoding="utf-8").split(START)
     after = rest.split(END)[1]

@@ -47,12 +47,13 @@ def sampler_order(path: Path) -> None:
     mixture, schedule = three_bumps(), VPCosine()
     x = torch.randn(64, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     x = x * schedule.at_ratio(HIGH).sigma
-    truth = heun(mixture, x, even(schedule, 4096))
+    truth = heun(mixture, x, even(schedule, 16384))
     solvers = {
         "DDIM = Euler": (1, ddim),
         "Heun": (2, heun),
         "DPM-Solver++ (2S)": (2, lambda d, x, g: dpm_solver_singlestep(d, x, g, schedule)),
         "DPM-Solver++ (2M)": (1, dpm_solver),
+        "DPM-Solver++ (3M)": (1, lambda d, x, g: dpm_solver(d, x, g, order=3)),
     }
     figure, axes = plt.subplots(figsize=(6.4, 4.2))
     for name, (evaluations, sample) in solvers.items():
@@ -61,7 +62,7 @@ def sampler_order(path: Path) -> None:
             float((sample(mixture, x, even(schedule, n // evaluations)) - truth).norm(dim=1).mean()) for n in counts
         ]
         axes.loglog(counts, errors, "o-", label=name)
-    for order, start in ((1, 0.35), (2, 0.25)):
+    for order, start in ((1, 0.35), (2, 0.25), (3, 0.05)):
         axes.loglog([8, 512], [start, start / 64**order], "k:", linewidth=1)
         axes.annotate(
             f"order {order}", (512, start / 64**order), textcoords="offset points", xytext=(4, -3), fontsize=8

@@ -6,6 +6,7 @@ import importlib.util
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from PIL import Image
 
 from intermodal.core import registry
 from intermodal.core.config import trust_package
+from intermodal.core.drawing import Drawing
 from intermodal.core.registry import MethodCard
 from intermodal.data.processors import ImageProcessor, TextProcessor
 from intermodal.data.tokenizers import BOS, EOS, train_bpe
@@ -44,6 +46,45 @@ def tiny_clip(seed: int = 0, size: int = 16) -> CLIP:
 @pytest.fixture
 def small_clip() -> CLIP:
     return tiny_clip()
+
+
+def tiny_drawer(texts: bool = True, size: int = 8) -> Any:
+    """Return a diffusion model with random weights: one that can be guided, or one that takes no prompt."""
+    from intermodal.data.tokenizers import train_words
+    from intermodal.methods.image_generation.cfg import CFG, CFGConfig
+    from intermodal.methods.image_generation.ddpm import DDPM, DDPMConfig
+    from intermodal.methods.image_generation.text import TextEncoderConfig
+    from intermodal.nn.unet import UNetConfig
+
+    network = UNetConfig(channels=(8, 8), blocks=1, attention=(), groups=4, head_width=8)
+    drawing = Drawing(steps=4, sampler="ddim")
+    image = ImageProcessor(size=(size, size), mean=(0.5,) * 3, std=(0.5,) * 3)
+    torch.manual_seed(0)
+    if not texts:
+        return DDPM(DDPMConfig(network=network, drawing=drawing), {"image": image}).eval()
+    tokenizer = train_words([f"a {w} square" for w in WORDS], 64)
+    eos, pad = tokenizer.token_to_id(EOS), tokenizer.token_to_id(BOS)
+    text = TextProcessor(tokenizer, context_length=8, eos_id=eos, pad_id=pad)
+    tower = TextConfig(vocab_size=text.vocab_size, context_length=8, width=8, depth=1, heads=1, eos_id=eos, pad_id=pad)
+    config = CFGConfig(
+        network=network.replace(context_dim=None, class_kind="vector"),
+        text=TextEncoderConfig(tower=tower),
+        drawing=drawing.replace(guidance=2.0),
+    )
+    model = CFG(config, {"image": image, "text": text}).eval()
+    for weights in (p for p in model.parameters() if not p.any()):  # those that begin at zero would hide the text
+        torch.nn.init.normal_(weights, std=0.1)
+    return model
+
+
+@pytest.fixture
+def small_cfg() -> Any:
+    return tiny_drawer()
+
+
+@pytest.fixture
+def small_ddpm() -> Any:
+    return tiny_drawer(texts=False)
 
 
 def write_pictures(folder: Path, count: int = 12, size: int = 24) -> Path:

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 from intermodal.core.files import read_json, write_json
 from intermodal.recipes import get_recipe, measured
+from intermodal.recipes.image_generation import GeneratorRecipe
 from intermodal.train.folder import Run
 
 
@@ -21,7 +23,10 @@ def main(folder: str) -> int:
     if summary["status"] != "finished":
         print(f"{folder} is not finished: nothing recorded.", file=sys.stderr)
         return 2
-    if recipe.replace(expect=()) != get_recipe(recipe.name).replace(expect=()):
+    aside: dict[str, Any] = {"expect": ()}
+    if isinstance(recipe, GeneratorRecipe):
+        aside["judge"] = None  # who judges changes nothing of what is judged
+    if recipe.replace(**aside) != get_recipe(recipe.name).replace(**aside):
         print(f"{folder} ran with settings that are not the recipe's own: nothing recorded.", file=sys.stderr)
         return 2
     file = Path(measured.__file__).with_name(measured.FILE)

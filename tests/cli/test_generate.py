@@ -75,8 +75,9 @@ def test_points_are_numbers(cli: Cli, models: Path) -> None:
     [
         (("--count", 0), "--count takes a number from 1"),
         (("--count", 10_001), "--count takes a number from 1 to 10,000"),
-        (("--steps", 0), "--steps one of at least 1"),
+        (("--steps", 0), "--steps takes a number of at least 1, found 0"),
         (("--seed", -1), "--seed takes a number of at least 0"),
+        (("--seed", 2**63), "Seeds go from 0 to"),
         (("--prompt", "a cat"), "takes no prompt ('a cat' was given)"),
         (("--cuont", 3), "did you mean '--count'?"),
     ],

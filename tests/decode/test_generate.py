@@ -5,7 +5,7 @@ import torch
 
 from intermodal.decode.generate import generate
 from intermodal.decode.sampling import Sampling
-from intermodal.decode.stepper import RereadingStepper, TransformerStepper
+from intermodal.decode.stepper import GuidedStepper, RereadingStepper, TransformerStepper
 from intermodal.hub.gpt2 import key_map, read_config
 from intermodal.nn.causal import CausalConfig, CausalTransformer
 
@@ -55,6 +55,33 @@ def test_same_seed_same_tokens_and_sequences_do_not_meet():
     for _ in range(2):
         halves.append(generate(stepper, start[:2], 9, sampling=Sampling(), generator=drawn))
     assert torch.equal(first, torch.cat(halves)), "two by two is four at once"
+
+
+def test_each_sequence_may_have_numbers_of_its_own():
+    stepper, start = TransformerStepper(network().double()), prompts(3)
+    together = generate(stepper, start, 9, sampling=Sampling(), generator=[generator(s) for s in (4, 5, 6)])
+    for row, seed in enumerate((4, 5, 6)):
+        alone = generate(stepper, start[row : row + 1], 9, sampling=Sampling(), generator=generator(seed))
+        assert torch.equal(together[row : row + 1], alone)
+    with pytest.raises(ValueError, match="one generator or as many, found 2"):
+        generate(stepper, start, 9, sampling=Sampling(), generator=[generator(), generator()])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("scale", [0.0, 1.0, 2.5])
+def test_guidance_is_an_extrapolation_of_logits_and_survives_a_choice(scale):
+    """With and without a cache, the sequences reordered in between, as a beam search would."""
+    model, without, rows = network().double(), prompts().flip(1), torch.tensor([2, 0, 2, 1])
+    for stepper in both(model):
+        guided = GuidedStepper(stepper, without, scale)
+        found, state = guided.step(guided.start(10), prompts())
+        plain = [model(tokens)[:, -1] for tokens in (prompts(), without)]
+        assert torch.allclose(found, plain[1] + scale * (plain[0] - plain[1]), atol=1e-12)
+        state = guided.reorder(state, rows)
+        new = torch.tensor([[1], [2], [3], [4]])
+        found, state = guided.step(state, new)
+        told, untold = (model(torch.cat([tokens[rows], new], 1))[:, -1] for tokens in (prompts(), without))
+        assert torch.allclose(found, untold + scale * (told - untold), atol=1e-12)
 
 
 def test_sequences_end_where_their_end_token_comes():

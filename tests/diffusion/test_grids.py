@@ -7,7 +7,15 @@ import torch
 
 from intermodal.core.errors import ConfigError
 from intermodal.diffusion.continuous import Flow, VarianceExploding, VPCosine
-from intermodal.diffusion.grids import from_strength, grid_of_ratios, grid_of_times, make_grid, reverse, with_times
+from intermodal.diffusion.grids import (
+    beta_quantile,
+    from_strength,
+    grid_of_ratios,
+    grid_of_times,
+    make_grid,
+    reverse,
+    with_times,
+)
 from intermodal.diffusion.schedules import DiscreteSchedule
 
 SCHEDULE = DiscreteSchedule.linear()
@@ -98,3 +106,11 @@ def test_a_part_of_a_grid():
 def test_wrong_input_is_named(make, word):
     with pytest.raises(ConfigError, match=word):
         make()
+
+
+def test_quantiles_of_the_beta_distribution():
+    stats = pytest.importorskip("scipy.stats")
+    share = torch.cat((torch.linspace(0, 1, 41), torch.tensor([1e-9, 1e-4, 1 - 1e-7]))).double()
+    for shape in (0.6, 1.0, 2.5):
+        wanted = torch.from_numpy(stats.beta.ppf(share.numpy(), shape, shape))
+        assert torch.allclose(beta_quantile(share, shape), wanted, rtol=0, atol=1e-14)

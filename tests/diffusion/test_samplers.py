@@ -34,6 +34,8 @@ SOLVERS = {
     "heun in flow": (2, lambda *a, **k: heun(*a, **k, coordinate="flow")),
     "dpm 2m": (2, dpm_solver),
     "dpm 2m heun": (2, lambda *a, **k: dpm_solver(*a, **k, solver="heun")),
+    "dpm 3m": (3, lambda *a, **k: dpm_solver(*a, **k, order=3)),
+    "dpm 3m as published": (2, lambda *a, **k: dpm_solver(*a, **k, order=3, published=True)),
     "dpm order 1": (1, lambda *a, **k: dpm_solver(*a, **k, order=1)),
 }
 
@@ -77,10 +79,14 @@ def solved(mixture):
 @pytest.mark.parametrize("solver", [*SOLVERS, "dpm 2s"])
 @pytest.mark.parametrize("name", CONTINUOUS)
 def test_the_error_has_the_order_of_theory(solver, name, mixture, solved):
-    """The error is C h^p (1 + O(h)): between n and 2n steps it falls by 2^p, to within 0.1 of p at n = 64 and 128."""
+    """The error is C h^p (1 + O(h)): between n and 2n steps it falls by 2^p, to within 0.1 of p at n = 64 and 128.
+
+    The third order is measured at half as many: its first step, of the first order, errs by a tiny h^2 that shows later.
+    """
     schedule, (x, wanted) = CONTINUOUS[name], solved[name]
     order, sample = SOLVERS.get(solver, (2, lambda d, x, g: dpm_solver_singlestep(d, x, g, schedule)))
-    errors = [float((sample(mixture, x, even(schedule, n)) - wanted).norm(dim=1).mean()) for n in (64, 128, 256)]
+    counts = (32, 64, 128) if order == 3 else (64, 128, 256)
+    errors = [float((sample(mixture, x, even(schedule, n)) - wanted).norm(dim=1).mean()) for n in counts]
     slopes = [math.log2(errors[i] / errors[i + 1]) for i in (0, 1)]
     assert abs(slopes[1] - order) < 0.1, slopes
     assert abs(slopes[1] - order) <= abs(slopes[0] - order) + 0.02, slopes  # and it comes closer
@@ -129,7 +135,7 @@ def test_the_second_order_is_better_with_noise_too():
         return abs(got - wanted)
 
     for steps in (32, 64, 128):
-        assert error(steps) < error(steps, order=1) / 2
+        assert error(steps, order=3) < error(steps) < error(steps, order=1) / 2
 
 
 def test_four_names_of_one_process(mixture, draw):
@@ -330,7 +336,8 @@ def test_half_precision_keeps_its_state_in_float32(mixture, draw):
         (lambda d, x, g: heun(d, x, g, coordinate="time"), "found 'time'"),
         (lambda d, x, g: euler(d, x, g, churn=-1.0), "not negative"),
         (lambda d, x, g: euler(d, x, g, churn=1.0), "give the schedule"),
-        (lambda d, x, g: dpm_solver(d, x, g, order=3), "order 1 or 2"),
+        (lambda d, x, g: dpm_solver(d, x, g, order=4), "order 1, 2 or 3"),
+        (lambda d, x, g: dpm_solver(d, x, g, order=3, published=True, stochastic=True), "wrong sign"),
         (lambda d, x, g: dpm_solver(d, x, g, solver="euler"), "midpoint or heun"),
         (lambda d, x, g: dpm_solver_singlestep(d, x, g, DiscreteSchedule.linear(), middle=1.0), "share"),
     ],

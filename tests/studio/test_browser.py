@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,13 @@ def free_port() -> int:
 
 @pytest.fixture
 def address(small_clip: CLIP, tmp_path: Path) -> Iterator[str]:
-    small_clip.save(tmp_path / "run" / "model")
+    with served(small_clip, tmp_path) as found:
+        yield found
+
+
+@contextmanager
+def served(model: Any, tmp_path: Path) -> Iterator[str]:
+    model.save(tmp_path / "run" / "model")
     command = [sys.executable, "-m", "intermodal", "studio", str(tmp_path / "run")]
     process = subprocess.Popen(
         [*command, "--port", str(free_port()), "--no-open"],
@@ -119,3 +126,49 @@ def test_a_person_searches(address: str, chromium: Any, pictures: Path, tmp_path
         context.close()
     outside = [url for url in requests if not url.startswith((address, "data:", "blob:"))]
     assert not outside, "nothing is fetched from elsewhere"
+
+
+def test_a_person_draws(small_cfg: Any, chromium: Any, tmp_path: Path) -> None:
+    shots = Path(os.environ.get("INTERMODAL_SCREENSHOTS", tmp_path))
+    shots.mkdir(parents=True, exist_ok=True)
+    small_cfg.config = small_cfg.config.replace(drawing__steps=1000)  # so long that there is time to stop it
+    with served(small_cfg, tmp_path) as address:
+        for name, ((width, height), scheme) in SIZES.items():
+            context = chromium.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
+            page = context.new_page()
+            page.set_default_timeout(60_000)
+            page.goto(address)
+            steps = page.locator("input[type=number]:visible").first
+            assert steps.input_value() == "1000"
+            steps.fill("4")
+            page.get_by_label("Prompt").fill("a red square")
+            page.keyboard.press("Enter")
+            page.wait_for_selector(".im-save a")
+            assert page.locator(".im-grid img").count() == 4
+            assert page.evaluate("[...document.querySelectorAll('.im-grid img')].every(i => i.naturalWidth > 0)")
+            ends = page.locator(".im-grid img").first.get_attribute("src")
+
+            place = page.locator("#im-moment input[type=number]")
+            assert place.input_value() == "5"
+            place.fill("2")
+            place.press("Enter")
+            page.wait_for_function("document.querySelector('.im-caption').textContent.includes('Before step 2 of 4')")
+            becomes = page.locator(".im-grid img").first.get_attribute("src")
+            page.get_by_label("with its noise").check()
+            page.wait_for_function(
+                "old => document.querySelector('.im-grid img').getAttribute('src') !== old", arg=becomes
+            )
+            assert len({ends, becomes, page.locator(".im-grid img").first.get_attribute("src")}) == 3
+            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "nothing sticks out"
+            page.screenshot(path=str(shots / f"studio-{name}-draw.png"), full_page=True)
+
+            steps.fill("1000")
+            page.get_by_role("button", name="Draw").click()
+            page.wait_for_selector(".im-done")
+            page.get_by_role("button", name="Stop").click()
+            page.wait_for_function("document.querySelector('.im-caption')?.textContent.startsWith('Stopped.')")
+
+            page.get_by_label("Prompt").fill("зелёный")
+            page.get_by_role("button", name="Draw").click()
+            page.wait_for_selector(".im-bad")
+            context.close()

@@ -5,6 +5,8 @@ Requests are forms, so that a text and an uploaded picture are sent the same way
     curl -F text="something cold to eat" -F k=5 http://127.0.0.1:8000/search
     curl -F image=@photo.jpg -F label=cat -F label=dog http://127.0.0.1:8000/classify
     curl -F prompt="the president" -F count=3 http://127.0.0.1:8000/generate
+    curl -F prompt="a red heart" -F steps=25 -F guidance=4 http://127.0.0.1:8000/draw
+    curl -F text="a red heart" -F text="a green frog" http://127.0.0.1:8000/interpolate
     curl -F image=@photo.jpg http://127.0.0.1:8000/encode
     curl -F tokens=@photos.imtok http://127.0.0.1:8000/decode
     curl -F analogy=man -F analogy=king -F analogy=woman http://127.0.0.1:8000/words
@@ -25,7 +27,8 @@ from PIL import Image
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
-from intermodal.api.limits import LimitBody
+from intermodal.api.draw import add_drawing
+from intermodal.api.limits import MAX_BYTES, MAX_INPUTS, MAX_SAMPLES, MAX_STEPS, MAX_TEXT, LimitBody
 from intermodal.api.tokens import numbers_of, read_tokens, token_bytes
 from intermodal.core.errors import DataError, IntermodalError
 from intermodal.core.version import __version__
@@ -35,12 +38,6 @@ from intermodal.index.hits import SearchIndex
 from intermodal.index.session import Session
 from intermodal.index.tokens import decoded, kept
 from intermodal.train.folder import Run
-
-MAX_BYTES = 32_000_000
-MAX_INPUTS = 256
-MAX_TEXT = 10_000
-MAX_SAMPLES = 64
-MAX_STEPS = 10_000
 
 Texts = Annotated[list[Annotated[str, Field(max_length=MAX_TEXT)]], Form(max_length=MAX_INPUTS)]
 Pictures = Annotated[list[UploadFile], File(max_length=MAX_INPUTS)]
@@ -307,6 +304,7 @@ def create_app(run: str | Path | Session, index: SearchIndex | None = None, *, m
         found = index.near(near, k) if near is not None else index.analogy(analogy[0], analogy[1], analogy[2], k)
         return Words(words=[Word(word=w.word, cosine=w.cosine, rank=w.rank) for w in found])
 
+    add_drawing(app, session, one_at_a_time)
     return app
 
 

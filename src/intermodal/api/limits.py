@@ -1,10 +1,16 @@
-"""Requests of bounded size."""
+"""Requests of bounded size, and how much one may ask for."""
 
 from __future__ import annotations
 
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+MAX_BYTES = 32_000_000
+MAX_INPUTS = 256
+MAX_TEXT = 10_000
+MAX_SAMPLES = 64
+MAX_STEPS = 10_000
 
 
 class LimitBody:

@@ -23,7 +23,7 @@ class Arguments:
     """Say what is at a path.
 
     Attributes:
-        path: a run, a checkpoint, a published folder, data (folder or file), a known set, or hub:owner/name.
+        path: a run, a checkpoint, a published folder, a picture, data (folder or file), a known set, or hub:owner/name.
         json: print JSON.
     """
 
@@ -61,6 +61,10 @@ def describe(path: str) -> dict[str, Any]:
         return {"is": "a checkpoint", **_model(path)}
     if any((folder / name).exists() for name in PUBLISHED):
         return {"is": "a published model", **_model(path)}
+    if folder.suffix.lower() in (".png", ".gif") and folder.is_file():
+        from intermodal.data.picture_files import read_facts
+
+        return {"is": "a picture", **read_facts(path)}
     return {"is": "data", **_data(path)}
 
 
@@ -130,5 +134,7 @@ def _flat(facts: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
         elif isinstance(value, list):
             rows.append((prefix + key, ", ".join(map(str, value))))
         else:
-            rows.append((prefix + key, f"{value:,}" if isinstance(value, int) else value))
+            rows.append(
+                (prefix + key, f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else value)
+            )
     return rows

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
 
+    from intermodal.core.drawing import Drawing, Watcher
+
 
 @runtime_checkable
 class Embeds(Protocol):
@@ -72,6 +74,86 @@ class Generates(Protocol):
 
 
 @runtime_checkable
+class Draws(Protocol):
+    """Draws pictures step by step, in a way that can be set and watched; it :class:`Generates` pictures too."""
+
+    takes_prompt: bool
+    """Whether it was trained with texts (or names of classes), so that prompts mean something to it."""
+    guidable: bool
+    """Whether the guidance of a :class:`~intermodal.core.drawing.Drawing` may differ from 1."""
+
+    @property
+    def drawing(self) -> Drawing:
+        """The model's own settings."""
+        ...
+
+    def draw(
+        self,
+        prompts: Sequence[str | None],
+        seeds: Sequence[int],
+        drawing: Drawing | None = None,
+        *,
+        watch: Watcher | None = None,
+    ) -> list[Image.Image]:
+        """Return one picture for each prompt and seed.
+
+        Args:
+            prompts: what each is to show; None for nothing in particular.
+            seeds: as many, at least 0: of each picture's noise, so that a picture does not depend on the others.
+            drawing: steps, sampler and so on; the model's own by default.
+            watch: called before each step of each batch of pictures.
+
+        Raises:
+            DataError: if a prompt is given to a model that takes none, or is too long.
+            ConfigError: if the settings ask for what the model cannot do.
+        """
+        ...
+
+
+@runtime_checkable
+class Interpolates(Protocol):
+    """Goes from one picture or text to another by pictures in between."""
+
+    def interpolate(
+        self, first: Any, second: Any, count: int, *, seed: int = 0, drawing: Drawing | None = None
+    ) -> list[Image.Image]:
+        """Return ``count`` pictures, at least 2, the ends included.
+
+        Args:
+            first: a PIL image, or a string where the model takes prompts.
+            second: another, of the same kind.
+            count: how many, at least 2.
+            seed: of what the two do not decide.
+            drawing: how each is drawn, by models that draw in steps; the model's own by default.
+
+        Raises:
+            DataError: if the model cannot begin from what is given, or ``count`` is below 2.
+        """
+        ...
+
+
+@runtime_checkable
+class Completes(Protocol):
+    """Goes on with pictures of which the upper part is given."""
+
+    def complete(
+        self, images: Sequence[Image.Image], keep: float = 0.5, *, prompt: str | None = None, seed: int = 0
+    ) -> list[Image.Image]:
+        """Return one picture for each of ``images``: the upper part as it was, the rest made anew.
+
+        Args:
+            images: PIL images of any size.
+            keep: the share that is kept, from the top, 0 to 1.
+            prompt: what the whole is to show; None for nothing in particular.
+            seed: of the first; the next has the next.
+
+        Raises:
+            DataError: if ``keep`` is out of range, or a prompt is given to a model that takes none.
+        """
+        ...
+
+
+@runtime_checkable
 class Reconstructs(Protocol):
     """Turns pictures into a shorter description, codes or real numbers, and that back into pictures: an image tokenizer."""
 
@@ -122,6 +204,9 @@ CAPABILITIES: dict[str, type] = {
     "classify": Classifies,
     "reconstruct": Reconstructs,
     "generate": Generates,
+    "draw": Draws,
+    "interpolate": Interpolates,
+    "complete": Completes,
     "words": HasWords,
 }
 """Each capability's name, as commands and method cards spell it, and its protocol."""

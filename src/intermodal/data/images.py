@@ -90,19 +90,20 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def contact_sheet(images: Sequence[Image.Image], gap: int = 2) -> Image.Image:
+def contact_sheet(images: Sequence[Image.Image], gap: int = 2, columns: int | None = None) -> Image.Image:
     """Return pictures of one size side by side on white, in rows of about as many as there are rows.
 
     Args:
         images: at least one.
         gap: white pixels between them.
+        columns: how many there are in a row, if it is not to follow from their number.
 
     Raises:
         DataError: if there is no picture.
     """
     if not images:
         raise DataError("A sheet needs at least one picture.")
-    columns = math.ceil(math.sqrt(len(images)))
+    columns = columns or math.ceil(math.sqrt(len(images)))
     rows = math.ceil(len(images) / columns)
     width, height = images[0].width + gap, images[0].height + gap
     sheet = Image.new("RGB", (columns * width - gap, rows * height - gap), (255, 255, 255))

@@ -5,7 +5,7 @@ B sequences   P tokens of a prompt   N new tokens
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import torch
@@ -24,7 +24,7 @@ def generate(
     most: int,
     *,
     sampling: Sampling,
-    generator: torch.Generator,
+    generator: torch.Generator | Sequence[torch.Generator],
     end: int | None = None,
     watch: Callable[[int], None] | None = None,
 ) -> Tensor:
@@ -36,7 +36,7 @@ def generate(
         most: so many new tokens at most, at least 1.
         sampling: how each is chosen.
         generator: of the random numbers, on the CPU: ``(B, most)`` of them, whatever the temperature and however early
-            the sequences end.
+            the sequences end. Of several, each sequence has one of its own, and so depends on no other sequence.
         end: the token that ends a sequence; what would come after it is filled up with it, and when all have ended,
             nothing more is made. None for sequences of full length.
         watch: told after each step how many tokens are made.
@@ -45,11 +45,11 @@ def generate(
         int64 ``(B, N)``, N from 1 to ``most``, without the prompts.
 
     Raises:
-        ValueError: if there is no prompt or ``most`` is below 1.
+        ValueError: if there is no prompt, ``most`` is below 1, or there are not as many generators as sequences.
     """
     if prompt_BP.dim() != 2 or prompt_BP.shape[1] < 1 or most < 1:
         raise ValueError(f"A prompt of at least one token and a step are needed, found {prompt_BP.shape} and {most}.")
-    uniform_BN = torch.rand(len(prompt_BP), most, generator=generator).to(prompt_BP.device)
+    uniform_BN = uniform(len(prompt_BP), most, generator).to(prompt_BP.device)
     ended_B = torch.zeros(len(prompt_BP), dtype=torch.bool, device=prompt_BP.device)
     made: list[Tensor] = []
     state, tokens_BL = stepper.start(prompt_BP.shape[1] + most), prompt_BP
@@ -66,3 +66,16 @@ def generate(
             break
         tokens_BL = token_B.unsqueeze(1)
     return torch.stack(made, 1)
+
+
+def uniform(rows: int, columns: int, generator: torch.Generator | Sequence[torch.Generator]) -> Tensor:
+    """Return numbers from 0 to below 1, ``(rows, columns)``: of one generator, or each row of its own.
+
+    Raises:
+        ValueError: if there are several generators, but not one for each row.
+    """
+    if isinstance(generator, torch.Generator):
+        return torch.rand(rows, columns, generator=generator)
+    if len(generator) != rows:
+        raise ValueError(f"{rows} sequences need one generator or as many, found {len(generator)}.")
+    return torch.stack([torch.rand(columns, generator=own) for own in generator])

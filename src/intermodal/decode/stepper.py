@@ -10,7 +10,7 @@ a :class:`Stepper` again.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -46,10 +46,12 @@ class TransformerStepper:
 
     Args:
         network: reads at most ``context_length`` tokens.
+        logits: from the last vectors ``(B, D)`` to the logits ``(B, V)`` of what may come next, where that is less than all
+            that the network knows; :meth:`CausalTransformer.logits` by default.
     """
 
-    def __init__(self, network: CausalTransformer) -> None:
-        self.network = network
+    def __init__(self, network: CausalTransformer, logits: Callable[[Tensor], Tensor] | None = None) -> None:
+        self.network, self.logits = network, logits or network.logits
 
     def start(self, length: int) -> KVCache:
         """Return an empty cache."""
@@ -58,7 +60,7 @@ class TransformerStepper:
     def step(self, state: KVCache, tokens_BL: Tensor) -> tuple[Tensor, KVCache]:
         """Read tokens; see :meth:`Stepper.step`."""
         last_BD = self.network.hidden(tokens_BL, state)[:, -1]
-        return self.network.logits(last_BD), state
+        return self.logits(last_BD), state
 
     def reorder(self, state: KVCache, rows_N: Tensor) -> KVCache:
         """Choose among the sequences, in place; see :meth:`Stepper.reorder`."""
@@ -89,3 +91,37 @@ class RereadingStepper:
     def reorder(self, state: Tensor | None, rows_N: Tensor) -> Tensor | None:
         """Choose among the sequences; see :meth:`Stepper.reorder`."""
         return None if state is None else state[rows_N]
+
+
+class GuidedStepper(Generic[State]):
+    """Exaggerates what a condition changes: ``without + scale (with - without)`` of the logits.
+
+    Classifier-free guidance (Ho & Salimans 2021) of sequences, as Crowson proposed for such models in 2021. Both are
+    evaluated in one batch, the sequences with their condition in its first half. A scale of 1 changes nothing, 0 leaves the
+    condition out.
+
+    Args:
+        stepper: of a model that was trained with and without the condition.
+        without_BP: the prompts ``(B, P)`` without the condition, as long as those with it.
+        scale: of the difference.
+    """
+
+    def __init__(self, stepper: Stepper[State], without_BP: Tensor, scale: float) -> None:
+        self.stepper, self.without_BP, self.scale = stepper, without_BP, scale
+
+    def start(self, length: int) -> tuple[State, int]:
+        """Return the state of both halves, and of how many sequences something was read: none yet."""
+        return self.stepper.start(length), 0
+
+    def step(self, state: tuple[State, int], tokens_BL: Tensor) -> tuple[Tensor, tuple[State, int]]:
+        """Read tokens; see :meth:`Stepper.step`."""
+        inner, begun = state
+        both_2BL = torch.cat([tokens_BL, tokens_BL if begun else self.without_BP])
+        logits_2BV, inner = self.stepper.step(inner, both_2BL)
+        with_BV, without_BV = logits_2BV.chunk(2)
+        return without_BV + self.scale * (with_BV - without_BV), (inner, len(tokens_BL))
+
+    def reorder(self, state: tuple[State, int], rows_N: Tensor) -> tuple[State, int]:
+        """Choose among the sequences, once their prompts are read; see :meth:`Stepper.reorder`."""
+        inner, begun = state
+        return self.stepper.reorder(inner, torch.cat([rows_N, rows_N + begun])), len(rows_N)

@@ -17,7 +17,9 @@ from intermodal.core.errors import ConfigError
 from intermodal.diffusion.schedules import CLEAN, DiscreteSchedule, Level, Schedule
 
 Grid = tuple[Level, ...]
-Spacing = Literal["trailing", "leading", "linspace", "karras", "exponential"]
+Spacing = Literal["trailing", "leading", "linspace", "karras", "exponential", "beta"]
+BY_RATIO = ("karras", "exponential", "beta")
+"""The spacings of the ratio ``sigma / alpha``; the others are of time."""
 End = Literal["clean", "least"]
 
 
@@ -40,7 +42,8 @@ def make_grid(
     name. Only ``trailing`` and ``linspace`` begin at the noisiest time, and only ``trailing`` with as much time after the
     last step as between steps. In continuous time ``trailing`` is even steps from ``t_max`` to 0.
 
-    ``karras`` (Karras et al. 2022, equation 5) and ``exponential`` (even steps of log-SNR; Lu et al. 2022) space the ratio
+    ``karras`` (Karras et al. 2022, equation 5), ``exponential`` (even steps of log-SNR; Lu et al. 2022) and ``beta`` (the
+    quantiles of a beta distribution, many at both ends; Lee et al. 2024, as diffusers takes them) space the ratio
     ``sigma / alpha`` between two ends, whatever the schedule.
 
     Args:
@@ -54,7 +57,7 @@ def make_grid(
             diffusers).
         last: use only the first so many steps of a discrete schedule, where the last ones are all but noise alone
             (diffusers' ``lambda_min_clipped``); all by default.
-        ratios: largest and smallest ratio for ``karras`` and ``exponential``; None for the schedule's ends.
+        ratios: largest and smallest ratio for ``karras``, ``exponential`` and ``beta``; None for the schedule's ends.
         rho: of ``karras``, above 0.
 
     Raises:
@@ -65,11 +68,13 @@ def make_grid(
         raise ConfigError(f"Sampling takes a whole number of steps, at least 1, found {steps!r}.")
     if spacing not in get_args(Spacing):
         raise ConfigError(f"Steps are spaced {', '.join(get_args(Spacing))}, found {spacing!r}.")
-    if spacing in ("karras", "exponential"):
+    if spacing in BY_RATIO:
         return grid_of_ratios(schedule, _ratios(schedule, steps, spacing, ratios, rho), end)
     if not isinstance(schedule, DiscreteSchedule):
         if spacing != "trailing" or end != "clean":
-            raise ConfigError("In continuous time steps are spaced trailing, karras or exponential, and end clean.")
+            raise ConfigError(
+                "In continuous time steps are spaced trailing, karras, exponential or beta, and end clean."
+            )
         times = torch.linspace(schedule.t_max, 0, steps + 1, dtype=torch.float64)[:-1]
         return grid_of_times(schedule, times, end)
     total = len(schedule)
@@ -167,5 +172,30 @@ def _ratios(
     ramp = torch.linspace(0, 1, steps, dtype=torch.float64)
     if spacing == "exponential":
         return torch.exp(math.log(largest) + ramp * (math.log(smallest) - math.log(largest)))
+    if spacing == "beta":
+        return smallest + beta_quantile(1 - ramp) * (largest - smallest)
     root, low = largest ** (1 / rho), smallest ** (1 / rho)
     return (root + ramp * (low - root)) ** rho
+
+
+def beta_quantile(share: Tensor, shape: float = 0.6) -> Tensor:
+    """Return the quantiles of the beta distribution with both parameters alike, which is symmetric about 1/2.
+
+    Up to 1/2 its distribution function is a power series in x that gains a bit with each term (DLMF 8.17.7 and 15.2.1);
+    bisection inverts it.
+
+    Args:
+        share: probabilities, float64.
+        shape: of the distribution; Lee et al. 2024 take 0.6.
+    """
+    terms = torch.arange(60, dtype=torch.float64)
+    ratios = torch.cat((torch.ones(1, dtype=torch.float64), (terms + 1 - shape) / (terms + 1)))[:60]
+    factors = torch.cumprod(ratios, 0) / (terms + shape)
+    beta = math.exp(2 * math.lgamma(shape) - math.lgamma(2 * shape))
+    lower = torch.minimum(share, 1 - share)
+    low, high = torch.zeros_like(lower), torch.full_like(lower, 0.5)
+    for _ in range(60):
+        x = (low + high) / 2
+        below = x**shape / beta * (factors * x[..., None] ** terms).sum(-1) < lower
+        low, high = torch.where(below, x, low), torch.where(below, high, x)
+    return torch.where(share > 0.5, 1 - high, low)

@@ -19,7 +19,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import torch
 from PIL import Image
@@ -31,12 +31,13 @@ from intermodal.evaluate.encoding import Steps
 from intermodal.evaluate.energy import read_pictures, spread_out
 from intermodal.evaluate.result import Bars, Evaluation, Gallery, Headline, Item, Line, Lines, Panel
 from intermodal.evaluate.tokenizers import batch_of
+from intermodal.methods.image_tokenizers.over_codes import OverCodes
 from intermodal.methods.image_tokenizers.prior import CodePrior
 from intermodal.methods.image_tokenizers.tokenizer import evaluating
 from intermodal.metrics.frechet import frechet_distance
 from intermodal.nn.features import features_v1
 
-PICTURES, QUICK, COUNTED, SHOWN, CHUNK = 512, 128, 6000, 12, 64
+PICTURES, QUICK, COUNTED, SHOWN, COMPLETED, CHUNK = 512, 128, 6000, 12, 6, 64
 STRENGTHS = (3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0)
 """So many imagined pictures the frequencies of all places count for at each place."""
 SEED = 0
@@ -91,7 +92,6 @@ def evaluate_prior(
     """
     start = time.monotonic()
     steps = Steps(progress, {"Encoding": 4, "Sampling": 6, "Drawing": 2})
-    assert method.codebook_size is not None
     with evaluating(method), torch.no_grad():
         held_out, train = source.open(split), source.open("train")
         steps("Encoding")
@@ -125,7 +125,7 @@ def evaluate_prior(
             _bars(metrics),
             _samples(method, train, made, plain),
             _completed(method, held_out),
-            _by_place(bits_NL, plain_NL),
+            by_place({"the prior": bits_NL, "unigram at each place": plain_NL}),
         ]
     words = (
         f"are what the codes of a held-out picture cost on average, {metrics['bits_per_pixel']:.3f} a pixel. Without "
@@ -136,7 +136,7 @@ def evaluate_prior(
     return Evaluation(split, metrics, panels, time.monotonic() - start, headline)
 
 
-def codes_of(method: CodePrior, source: Source, most: int, report: Callable[[float], None]) -> Tensor:
+def codes_of(method: OverCodes, source: Source, most: int, report: Callable[[float], None]) -> Tensor:
     """Return the codes ``(N, L)``, on the CPU, of at most so many pictures, evenly spread over a source."""
     processor, found, places = method.picture, [], spread_out(len(source), most)
     for first in range(0, len(places), CHUNK):
@@ -181,7 +181,7 @@ def batched(images: Iterable[Image.Image], size: int) -> Iterator[list[Image.Ima
         yield part
 
 
-def nearest_pictures(images: list[Image.Image], method: CodePrior, source: Source, most: int) -> list[Image.Image]:
+def nearest_pictures(images: list[Image.Image], method: OverCodes, source: Source, most: int) -> list[Image.Image]:
     """Return for each picture the nearest of at most so many of a source, by the squared distance of pixels."""
     asked_NP = batch_of(images).flatten(1).float()
     best_N, found = torch.full((len(images),), torch.inf), list(images)
@@ -220,22 +220,28 @@ def _samples(method: CodePrior, train: Source, made: list[Image.Image], plain: l
 
 def _completed(method: CodePrior, held_out: Source) -> Gallery:
     """Return held-out pictures of which the upper half is given and the lower is made, three times."""
-    image_NCHW = read_pictures(held_out, method.picture, 6).to(method.device)
+    image_NCHW = read_pictures(held_out, method.picture, COMPLETED).to(method.device)
     codes_NL = method.codes(image_NCHW)
-    half, rows = codes_NL.shape[1] // 2, []
-    generator = torch.Generator().manual_seed(SEED)
+    half, generator = codes_NL.shape[1] // 2, torch.Generator().manual_seed(SEED)
     tries = [method.pictures(method.continued(codes_NL[:, :half], generator)) for _ in range(3)]
-    whole = method.pictures(codes_NL)
-    for i, original in enumerate(method.picture.decode(image_NCHW)):
+    originals = [Item(image=image) for image in method.picture.decode(image_NCHW)]
+    return upper_half_given(originals, method.pictures(codes_NL), tries)
+
+
+def upper_half_given(originals: list[Item], whole: list[Image.Image], tries: list[list[Image.Image]]) -> Gallery:
+    """Return pictures, what their codes are decoded to, and pictures that went on from the upper half of their codes."""
+    rows = []
+    for i, original in enumerate(originals):
         shown = [Item(image=whole[i], note="its codes"), *(Item(image=made[i], note="gone on with") for made in tries)]
-        rows.append((Item(image=original), shown))
+        rows.append((original, shown))
     return Gallery("The upper half given", "The lower half of the codes is made, three times.", rows)
 
 
-def _by_place(bits_NL: Tensor, plain_NL: Tensor) -> Lines:
-    place = [float(i) for i in range(bits_NL.shape[1])]
-    series = [Line("the prior", place, bits_NL.double().mean(0).tolist())]
-    series.append(Line("unigram at each place", place, plain_NL.mean(0).tolist()))
+def by_place(bits: Mapping[str, Tensor]) -> Lines:
+    """Return the mean bits of each place of a picture by models, from bits ``(N, L)`` by each model's name."""
+    series = []
+    for name, bits_NL in bits.items():
+        series.append(Line(name, [float(i) for i in range(bits_NL.shape[1])], bits_NL.double().mean(0).tolist()))
     about = (
         "The mean bits of each code, row by row: the more of a picture is known, the less surprising is what follows."
     )

@@ -13,7 +13,8 @@ from intermodal.core.errors import CheckpointError, ConfigError, IntermodalError
 from intermodal.core.files import read_json
 from intermodal.core.registry import load_class
 from intermodal.data.processors import Processor
-from intermodal.hub import autoencoder_kl, bert, clip, dalle_dvae, open_clip, vqmodel
+from intermodal.hub import autoencoder_kl, bert, clip, dalle_dvae, ddpm, open_clip, unet, vqmodel
+from intermodal.hub.ddpm import PIPELINE
 from intermodal.hub.download import download, is_hub_id
 from intermodal.hub.processors import (
     read_image_processor,
@@ -29,7 +30,6 @@ from intermodal.methods.image_tokenizers.dvae import DVAE
 from intermodal.methods.image_tokenizers.vae import VAE
 from intermodal.methods.image_tokenizers.vqgan import VQGAN
 
-PIPELINE = "model_index.json"
 WORD_VECTORS = (".bin", ".vec", ".w2v", ".txt")
 """How files in word2vec's text or binary format are called."""
 
@@ -97,8 +97,12 @@ def _load_published(folder: Path, device: str | torch.device, processors: Mappin
     elif dalle_dvae.is_openai(folder):
         model = _read_dalle_dvae(folder, processors)
     elif (folder / PIPELINE).exists():
+        model = ddpm.read(folder, processors)
+    elif kind in unet.CLASSES:
         raise CheckpointError(
-            f"{folder} holds a pipeline of several models: give the folder of one of them ({folder / 'vae'})."
+            f"{folder} holds a U-Net alone, which does not say on what noise it was trained: give the folder of the "
+            f"pipeline (with {PIPELINE} and a scheduler, perhaps {folder.parent}), or read the network alone with "
+            "intermodal.hub.unet.load_unet."
         )
     elif kind is not None:
         raise CheckpointError(

@@ -11,13 +11,14 @@ from intermodal.core.checkpoint import WEIGHTS, write_tensors
 from intermodal.core.errors import CheckpointError
 from intermodal.core.files import atomic_folder
 from intermodal.data.processors import ImageProcessor, TextProcessor
-from intermodal.hub import autoencoder_kl, bert, clip, vqmodel
+from intermodal.hub import autoencoder_kl, bert, clip, ddpm, vqmodel
 from intermodal.hub.processors import IMAGE_FILE, write_image_processor, write_text_processor
 from intermodal.hub.weights import CONFIG, DIFFUSERS
 from intermodal.hub.word2vec_format import write_word2vec
 from intermodal.methods.base import Method
 from intermodal.methods.contrastive.bert import BERT
 from intermodal.methods.contrastive.clip import CLIP
+from intermodal.methods.image_generation.ddpm import DDPM
 from intermodal.methods.image_tokenizers.vae import VAE
 from intermodal.methods.image_tokenizers.vqgan import VQGAN
 
@@ -28,14 +29,15 @@ def export(model: Method, path: str | Path, layout: Layout = "transformers") -> 
     """Write a model so that another library loads it, in one step: the folder is there in full or not at all.
 
     Args:
-        model: a CLIP whose architecture transformers' CLIPModel or SiglipModel has, a BERT, a VAE whose latent is a map, or
-            a VQGAN.
+        model: a CLIP whose architecture transformers' CLIPModel or SiglipModel has, a BERT, a VAE whose latent is a map, a
+            VQGAN, or a DDPM or DDIM without texts.
         path: the folder to write; one that is there is replaced.
         layout: ``word2vec`` and ``word2vec-text``: one file in word2vec's binary or text format, of a model with word
             vectors. ``transformers``: ``config.json``, ``model.safetensors``, and for the processors that the
             model has ``preprocessor_config.json``, ``tokenizer.json``, ``tokenizer_config.json`` and
             ``special_tokens_map.json``. ``diffusers``: ``config.json`` and ``diffusion_pytorch_model.safetensors``; a
-            VAE's width of the likelihood and a VQGAN's discriminator have no place there and are left out.
+            VAE's width of the likelihood and a VQGAN's discriminator have no place there and are left out. A DDPM or DDIM
+            is a pipeline of two such folders (:func:`intermodal.hub.ddpm.write`).
 
     Raises:
         CheckpointError: if the layout, the method or its architecture has no counterpart; it says why.
@@ -83,7 +85,9 @@ def _export_bert(model: BERT, path: str | Path) -> None:
 
 
 def _export_diffusers(model: Method, path: str | Path) -> None:
-    """Write a VAE as AutoencoderKL, the autoencoder of a VQGAN as VQModel."""
+    """Write a VAE as AutoencoderKL, the autoencoder of a VQGAN as VQModel, a DDPM or DDIM as a pipeline."""
+    if isinstance(model, DDPM):
+        return _export_pipeline(model, path)
     weights = {k: v.detach() for k, v in model.state_dict().items()}
     if isinstance(model, VAE):
         config = autoencoder_kl.write_config(model)
@@ -96,6 +100,15 @@ def _export_diffusers(model: Method, path: str | Path) -> None:
     with atomic_folder(path) as folder:
         write_tensors(folder / DIFFUSERS, tensors, metadata={"format": "pt"})
         _write_json(folder / CONFIG, config)
+
+
+def _export_pipeline(model: DDPM, path: str | Path) -> None:
+    files, tensors = ddpm.write(model)
+    with atomic_folder(path) as folder:
+        for name, data in files.items():
+            (folder / name).parent.mkdir(exist_ok=True)
+            _write_json(folder / name, data)
+        write_tensors(folder / "unet" / DIFFUSERS, tensors, metadata={"format": "pt"})
 
 
 def _write_json(path: Path, data: object) -> None:

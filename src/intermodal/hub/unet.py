@@ -1,6 +1,7 @@
 """The U-Nets of diffusers' published layout: UNet2DModel and UNet2DConditionModel, to ours and back.
 
-A folder holds ``config.json`` with ``_class_name`` and ``diffusion_pytorch_model.safetensors``.
+A folder holds ``config.json`` with ``_class_name`` and ``diffusion_pytorch_model.safetensors``. Old names of the attention's
+layers are read too.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from intermodal.core.errors import CheckpointError, ConfigError
+from intermodal.hub.autoencoder_kl import current_names
 from intermodal.hub.keymap import KeyMap, Rule, fuse, rename
 from intermodal.hub.weights import DIFFUSERS, build, read_published, read_weights
 from intermodal.nn.unet import UNet, UNetConfig
@@ -113,6 +115,54 @@ def read_config(data: Mapping[str, Any], where: Path | str) -> UNetConfig:
         raise CheckpointError(f"{where}: {error}") from error
 
 
+def write_config(config: UNetConfig) -> dict[str, Any]:
+    """Return the data of a ``config.json`` from which diffusers builds the same UNet2DModel, but for its ``sample_size``.
+
+    Raises:
+        CheckpointError: if UNet2DModel cannot hold this network; it says what it would hold otherwise.
+    """
+    levels = range(len(config.channels))
+    resample = {"conv": "conv", "block": "resnet"}[config.resample]
+    plain = {"conv": "{}Block2D", "block": "Resnet{}sampleBlock2D"}[config.resample]
+    told = {"time": "timestep", "vector": "identity"}
+    groups = config.groups if config.mid_norm_groups is None else config.mid_norm_groups
+    data = {
+        "_class_name": CLASSES[0],
+        "in_channels": config.in_channels,
+        "out_channels": config.out_channels,
+        "center_input_sample": config.centre,
+        "time_embedding_type": "positional",
+        "time_embedding_dim": config.time_width,
+        "freq_shift": int(config.time_shift) if config.time_shift == int(config.time_shift) else config.time_shift,
+        "flip_sin_to_cos": not config.sine_first,
+        "down_block_types": ["AttnDownBlock2D" if i in config.attention else plain.format("Down") for i in levels],
+        "mid_block_type": "UNetMidBlock2D" if config.middle else None,
+        "up_block_types": ["AttnUpBlock2D" if i in config.ups else plain.format("Up") for i in reversed(levels)],
+        "block_out_channels": list(config.channels),
+        "layers_per_block": config.blocks,
+        "mid_block_scale_factor": config.mid_scale,
+        "downsample_padding": config.down_padding,
+        "downsample_type": resample,
+        "upsample_type": resample,
+        "dropout": config.dropout,
+        "act_fn": "silu",
+        "attention_head_dim": config.head_width,
+        "norm_num_groups": config.groups,
+        "attn_norm_num_groups": None if groups == config.groups and not config.scale_shift else groups or None,
+        "norm_eps": config.eps,
+        "resnet_time_scale_shift": "scale_shift" if config.scale_shift else "default",
+        "add_attention": config.mid_attention,
+        "class_embed_type": told.get(config.class_kind or ""),
+        "num_class_embeds": config.classes,
+    }
+    found, wanted = read_config(data, CLASSES[0]).to_dict(), _plain(config).to_dict()
+    if odd := [name for name in wanted if found[name] != wanted[name]]:
+        raise CheckpointError(
+            f"diffusers' {CLASSES[0]} cannot hold this network: it has no {', '.join(f'{k}={wanted[k]!r}' for k in odd)}."
+        )
+    return data
+
+
 def key_map(config: UNetConfig) -> KeyMap:
     """Return the key map of diffusers' U-Nets, with a context or without."""
     rules: list[Rule] = [
@@ -147,7 +197,8 @@ def load_unet(folder: Path | str) -> UNet:
     """
     folder = Path(folder)
     config = read_config(read_published(folder, "a published U-Net"), folder)
-    return build(lambda: UNet(config), read_weights(folder, DIFFUSERS), key_map(config), folder).eval()
+    tensors = current_names(read_weights(folder, DIFFUSERS), folder)
+    return build(lambda: UNet(config), tensors, key_map(config), folder).eval()
 
 
 def _levels(
@@ -174,6 +225,18 @@ def _levels(
     if len(kinds) > 1 or None in kinds:
         raise CheckpointError(f"{where}: all levels must be led between in one way, by a convolution or by a block.")
     return (found[0], found[1]), next(iter(kinds), "conv")
+
+
+def _plain(config: UNetConfig) -> UNetConfig:
+    """Return the one way to write a configuration among those that mean the same."""
+    one = config.replace(
+        attention=tuple(sorted(config.attention)),
+        up_attention=None if set(config.ups) == set(config.attention) else tuple(sorted(config.ups)),
+        class_kind=None if config.class_kind == "label" else config.class_kind,
+        resample=config.resample if len(config.channels) > 1 else "conv",
+    )
+    silent = config.mid_norm_groups == config.groups or not (config.middle and config.mid_attention)
+    return one.replace(mid_norm_groups=None) if silent else one
 
 
 def _one(data: Mapping[str, Any], key: str, filled: int, where: Path | str) -> int:

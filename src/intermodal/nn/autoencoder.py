@@ -23,6 +23,8 @@ EPS = 1e-6
 """What every norm adds to the variance, as published."""
 FEW = 256
 """So many places make it worth while to merge doubling and convolution (measured on one core, 512 channels)."""
+SMALL = 1024
+"""Of fewer places than these torch normalises half precision slowly."""
 DOUBLED = ((0.0, 0.0, 1.0), (0.0, 1.0, 1.0), (1.0, 1.0, 0.0), (1.0, 0.0, 0.0))
 """Along one axis: which entries of a kernel of 3 meet the same place of the map that was doubled, turned round."""
 
@@ -112,11 +114,14 @@ def norm(channels: int, config: AutoencoderConfig) -> nn.GroupNorm:
 
 
 def normed(layer: nn.GroupNorm, x_BCHW: Tensor) -> Tensor:
-    """Return ``norm(x)``, in float32 where half precision is trained on a CPU.
+    """Return ``norm(x)``, in float32 where half precision is trained on a CPU, or the map is small there.
 
-    There torch's backward pass of a group norm of bfloat16 numbers is several times slower than that of float32 numbers.
+    There torch's group norm of bfloat16 numbers is several times slower than that of float32 numbers: backward, and forward
+    where a map that is channels-last has fewer than 1,024 places and a group fewer than 16 channels.
     """
-    if x_BCHW.device.type == "cpu" and _trains_half(x_BCHW, layer.weight):
+    half = x_BCHW.dtype in (torch.bfloat16, torch.float16)
+    small = half and x_BCHW.shape[2] * x_BCHW.shape[3] < SMALL and layer.num_channels < 16 * layer.num_groups
+    if x_BCHW.device.type == "cpu" and (small or _trains_half(x_BCHW, layer.weight)):
         return F.group_norm(x_BCHW.float(), layer.num_groups, layer.weight.float(), layer.bias.float(), layer.eps)
     return layer(x_BCHW)
 

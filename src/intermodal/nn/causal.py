@@ -146,8 +146,12 @@ class CausalTransformer(nn.Module):
                 f"The causal transformer takes tokens of shape (B, L), at most {self.config.context_length} of them with "
                 f"the {start} that it has read, found {tuple(tokens_BL.shape)}: shorten the sequence."
             )
-        x_BLD = self.token_embedding(tokens_BL) + self.position_embedding[start:end]
+        x_BLD = self.token_embedding(tokens_BL) + self.positions(start, end)
         return self.final_norm(self.transformer(self.dropout(x_BLD), cache=cache))
+
+    def positions(self, start: int, end: int) -> Tensor:
+        """Return the vectors (L, D) of the positions ``start`` to ``end - 1``; a subclass may compose them."""
+        return self.position_embedding[start:end]
 
     def logits(self, x_BLD: Tensor) -> Tensor:
         """Return logits (..., O) of vectors (..., D)."""

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from intermodal.core.errors import DataError
 from intermodal.nn.autoencoder import normed_silu
+from intermodal.nn.linear import quicken
 from intermodal.nn.timestep import TimeEmbedding
 from intermodal.nn.unet_parts import Double, Halve, TimedBlock, UNetConfig, attention
 
@@ -146,6 +147,7 @@ class UNet(nn.Module):
         nn.init.zeros_(self.conv_out.weight)
         assert self.conv_out.bias is not None
         nn.init.zeros_(self.conv_out.bias)
+        quicken(self)
 
     def _embedding(self) -> TimeEmbedding:
         config = self.config

@@ -14,7 +14,8 @@ from torch.nn import functional as F
 
 from intermodal.core.config import Config
 from intermodal.core.errors import ConfigError
-from intermodal.nn.autoencoder import Upsample, normed_silu
+from intermodal.nn.autoencoder import Upsample, normed, normed_silu
+from intermodal.nn.linear import pointwise
 from intermodal.nn.transformer import Attention, GatedMLP
 
 Classes = Literal["label", "time", "vector"]
@@ -186,11 +187,13 @@ class TimedBlock(nn.Module):
         y_BCHW, time_BC11 = self.conv1(y_BCHW), self.time(time_BD)[:, :, None, None]
         if self.scale_shift:
             scale_BC11, shift_BC11 = time_BC11.chunk(2, 1)
-            y_BCHW = F.silu(torch.addcmul(shift_BC11, self.norm2(y_BCHW), 1 + scale_BC11))
+            y_BCHW = F.silu(torch.addcmul(shift_BC11, normed(self.norm2, y_BCHW).to(y_BCHW.dtype), 1 + scale_BC11))
         else:
             y_BCHW = normed_silu(self.norm2, y_BCHW + time_BC11)
-        total_BCHW = self.skip(x_BCHW) + self.conv2(self.dropout(y_BCHW))
-        return total_BCHW if self.scale == 1 else total_BCHW / self.scale
+        y_BCHW = self.conv2(self.dropout(y_BCHW))
+        if isinstance(self.skip, nn.Conv2d):
+            x_BCHW = pointwise(self.skip, x_BCHW)
+        return total(x_BCHW, y_BCHW, self.scale)
 
 
 class SelfAttention(nn.Module):
@@ -205,9 +208,9 @@ class SelfAttention(nn.Module):
 
     def forward(self, x_BCHW: Tensor, context_BSE: Tensor | None = None, mask_BS: Tensor | None = None) -> Tensor:
         """Return a map of the same size; a context is not read."""
-        y_BLC = self.attention(self.norm(x_BCHW).flatten(2).transpose(1, 2))
-        total_BCHW = x_BCHW + y_BLC.transpose(1, 2).unflatten(2, x_BCHW.shape[2:])
-        return total_BCHW if self.scale == 1 else total_BCHW / self.scale
+        y_BCHW = normed(self.norm, x_BCHW).to(x_BCHW.dtype) if isinstance(self.norm, nn.GroupNorm) else x_BCHW
+        y_BLC = self.attention(y_BCHW.flatten(2).transpose(1, 2))
+        return total(x_BCHW, y_BLC.transpose(1, 2).unflatten(2, x_BCHW.shape[2:]), self.scale)
 
 
 class ContextBlock(nn.Module):
@@ -243,9 +246,9 @@ class ContextAttention(nn.Module):
     def forward(self, x_BCHW: Tensor, context_BSE: Tensor | None = None, mask_BS: Tensor | None = None) -> Tensor:
         """Return a map of the same size."""
         assert context_BSE is not None
-        y_BCHW = self.norm(x_BCHW)
-        if not self.linear:
-            y_BCHW = self.enter(y_BCHW)
+        y_BCHW = normed(self.norm, x_BCHW).to(x_BCHW.dtype)
+        if isinstance(self.enter, nn.Conv2d):
+            y_BCHW = pointwise(self.enter, y_BCHW)
         y_BLC = y_BCHW.flatten(2).transpose(1, 2)
         if self.linear:
             y_BLC = self.enter(y_BLC)
@@ -254,7 +257,9 @@ class ContextAttention(nn.Module):
         if self.linear:
             y_BLC = self.leave(y_BLC)
         y_BCHW = y_BLC.transpose(1, 2).unflatten(2, x_BCHW.shape[2:])
-        return x_BCHW + (y_BCHW if self.linear else self.leave(y_BCHW))
+        if isinstance(self.leave, nn.Conv2d):
+            y_BCHW = pointwise(self.leave, y_BCHW)
+        return total(x_BCHW, y_BCHW, 1)
 
 
 class Halve(nn.Module):
@@ -288,6 +293,13 @@ def attention(
     if config.context_dim is not None:
         return ContextAttention(channels, heads, config)
     return SelfAttention(channels, heads, config, groups=config.groups if groups is None else groups, scale=scale)
+
+
+def total(x_BCHW: Tensor, y_BCHW: Tensor, scale: float) -> Tensor:
+    """Return ``(x + y) / scale``, in the memory of y, which nothing else reads, where no gradient needs it."""
+    apart = x_BCHW.requires_grad or y_BCHW.requires_grad or x_BCHW.dtype != y_BCHW.dtype
+    sum_BCHW = x_BCHW + y_BCHW if apart else y_BCHW.add_(x_BCHW)
+    return sum_BCHW if scale == 1 else sum_BCHW / scale
 
 
 def double(x_BCHW: Tensor, size: tuple[int, int] | None) -> Tensor:

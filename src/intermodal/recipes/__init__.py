@@ -45,6 +45,12 @@ RECIPES: dict[str, str] = {
     "elbo": "intermodal.recipes.elbo:elbo",
     "patches": "intermodal.recipes.patches:patches",
     "dvae": "intermodal.recipes.dvae:dvae",
+    "dalle": "intermodal.recipes.dalle:dalle",
+    "ddpm": "intermodal.recipes.diffusion:ddpm",
+    "ddim": "intermodal.recipes.diffusion:ddim",
+    "cfg": "intermodal.recipes.diffusion:cfg",
+    "classifier-guidance": "intermodal.recipes.classifier_guidance:classifier_guidance",
+    "t2i-gan": "intermodal.recipes.t2i_gan:t2i_gan",
 }
 """Each recipe's name and the import path of its function."""
 

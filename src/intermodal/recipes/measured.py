@@ -7,6 +7,8 @@ from importlib import resources
 from typing import Any
 
 FILE = "measured.json"
+LESS_IS_BETTER = ("frechet",)
+"""Figures that are better the smaller they are; all others are better the larger they are."""
 
 
 def measured() -> dict[str, dict[str, Any]]:
@@ -15,11 +17,18 @@ def measured() -> dict[str, dict[str, Any]]:
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
 
+def beats_baseline(figure: dict[str, Any]) -> bool:
+    """Say whether an entry's value is better than its baseline."""
+    value, baseline = figure["value"], figure["baseline"]
+    return value < baseline if figure["metric"] in LESS_IS_BETTER else value > baseline
+
+
 def in_words(figure: dict[str, Any]) -> str:
     """Return an entry as one line."""
     text = f"{figure['metric']} {figure['value']:.3f}"
     if figure.get("baseline") is not None:
-        text += f" (baseline {figure['baseline']:.3f})"
+        less = "; less is better" if figure["metric"] in LESS_IS_BETTER else ""
+        text += f" (baseline {figure['baseline']:.3f}{less})"
     if figure.get("split"):
         text += f" on {figure['split']}"
     if figure.get("minutes") is not None:

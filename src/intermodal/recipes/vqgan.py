@@ -11,12 +11,13 @@ import torch
 from intermodal.core.config import Config
 from intermodal.core.errors import ConfigError, DataError
 from intermodal.core.progress import Progress
-from intermodal.data.processors import LabelProcessor
+from intermodal.data.processors import ImageProcessor, LabelProcessor
 from intermodal.decode.sampling import Sampling
 from intermodal.evaluate.prior import evaluate_prior
 from intermodal.evaluate.result import Evaluation
 from intermodal.hub.load import load
 from intermodal.methods.base import Method
+from intermodal.methods.image_tokenizers.over_codes import OverCodes
 from intermodal.methods.image_tokenizers.prior import ANY, CodePrior
 from intermodal.methods.image_tokenizers.tokenizer import ImageTokenizer
 from intermodal.methods.image_tokenizers.vqgan import VQGAN, VQGANConfig
@@ -96,7 +97,7 @@ class CodePriorRecipe(TokenizerRecipe):
             ConfigError: if there is no tokenizer, or what is there is none, or its latent is of real numbers.
             DataError: if classes are asked for and the data has none.
         """
-        tokenizer, labels = self._tokenizer(), None
+        tokenizer, labels = frozen_tokenizer(self.model.tokenizer, self.processor(), self.train.seed, self.name), None
         if self.model.labels:
             source = self.source.open("train")
             if "label" not in source.fields:
@@ -104,30 +105,12 @@ class CodePriorRecipe(TokenizerRecipe):
             labels = LabelProcessor.of(source.labels())
         torch.manual_seed(self.train.seed)
         return CodePrior.over(
-            tokenizer.bare() if isinstance(tokenizer, VQGAN) else tokenizer,
+            tokenizer,
             self.model.network,
             labels=labels,
             sampling=self.model.sampling,
             unlabelled=self.model.unlabelled,
         )
-
-    def _tokenizer(self) -> ImageTokenizer:
-        path = self.model.tokenizer
-        if path is None:
-            torch.manual_seed(self.train.seed)
-            return VQGAN(TINY, {"image": self.processor()})
-        if path.startswith("runs/") and not Path(path).exists():
-            raise ConfigError(
-                f"The recipe {self.name!r} needs a trained tokenizer, and there is none at {path}: run `intermodal train "
-                f"vqgan --run {path}` first, or name another with --model.tokenizer."
-            )
-        tokenizer = load(path)
-        if isinstance(tokenizer, CodePrior) or not isinstance(tokenizer, ImageTokenizer):
-            raise ConfigError(
-                f"{path} holds the method {tokenizer.id!r}, which is no tokenizer to learn a prior for: name a vqgan, vqvae "
-                "or dvae with --model.tokenizer."
-            )
-        return tokenizer
 
     def evaluate(self, method: Method, split: str, progress: Progress) -> Evaluation:
         """Judge by the bits that held-out pictures' codes need, and by samples."""
@@ -138,6 +121,35 @@ class CodePriorRecipe(TokenizerRecipe):
         """Return a narrow transformer over the codes of an untrained tokenizer."""
         network = self.model.network.replace(width=32, depth=1, heads=2, dropout=0.0, attention_dropout=0.0)
         return {"model__tokenizer": None, "model__network": network, "size": 32}
+
+
+def frozen_tokenizer(path: str | None, picture: ImageProcessor, seed: int, recipe: str) -> ImageTokenizer:
+    """Return a trained tokenizer for a model over its codes, without what only trains it.
+
+    Args:
+        path: a run, checkpoint, published folder or hub id; None for an untrained one of tiny networks.
+        picture: the processor of one that is not trained.
+        seed: of its weights.
+        recipe: who asks, for errors.
+
+    Raises:
+        ConfigError: if there is none, or what is there is none.
+    """
+    if path is None:
+        torch.manual_seed(seed)
+        return VQGAN(TINY, {"image": picture}).bare()
+    if path.startswith("runs/") and not Path(path).exists():
+        raise ConfigError(
+            f"The recipe {recipe!r} needs a trained tokenizer, and there is none at {path}: run `intermodal train "
+            f"vqgan --run {path}` first, or name another with --model.tokenizer."
+        )
+    tokenizer = load(path)
+    if isinstance(tokenizer, OverCodes) or not isinstance(tokenizer, ImageTokenizer):
+        raise ConfigError(
+            f"{path} holds the method {tokenizer.id!r}, which is no tokenizer to learn a prior for: name a vqgan, vqvae "
+            "or dvae with --model.tokenizer."
+        )
+    return tokenizer.bare() if isinstance(tokenizer, VQGAN) else tokenizer
 
 
 def vqgan() -> VQGANRecipe:

@@ -71,15 +71,35 @@ def note(text: str, bad: bool = False) -> str:
     return f'<p class="{kind}" role="{role}">{html.escape(text)}</p>'
 
 
-def cards(items: Sequence[tuple[Image.Image, float | None, str, str]], caption: str) -> str:
+def cards(items: Sequence[tuple[Image.Image, float | None, str, str]], caption: str, *, large: bool = False) -> str:
     """Return pictures as a grid of cards.
 
     Args:
         items: picture, score (its bar is full at 1; None for none), words under it, and what a pointer sees.
         caption: one line above the grid.
+        large: for few pictures.
     """
     cells = "".join(_card(rank, *item) for rank, item in enumerate(items, 1))
-    return f'<p class="im-caption" role="status">{html.escape(caption)}</p><ol class="im-grid">{cells}</ol>'
+    kind = "im-grid im-large" if large else "im-grid"
+    return f'<p class="im-caption" role="status">{html.escape(caption)}</p><ol class="{kind}">{cells}</ol>'
+
+
+def bar(share: float) -> str:
+    """Return a bar that says how much is done, 0 to 1."""
+    return f'<span class="im-bar im-done" aria-hidden="true"><i style="width:{share:.1%}"></i></span>'
+
+
+def download(data: bytes, name: str, words: str, media: str = "image/png") -> str:
+    """Return a link that saves a file, which is in the page itself.
+
+    Args:
+        data: the file's bytes.
+        name: what it is to be called.
+        words: what the link says.
+        media: the file's media type.
+    """
+    source = f"data:{media};base64,{base64.b64encode(data).decode()}"
+    return f'<p class="im-save"><a href="{source}" download="{html.escape(name)}">{html.escape(words)}</a></p>'
 
 
 def passages(items: Sequence[tuple[str, float | None, str]], caption: str) -> str:

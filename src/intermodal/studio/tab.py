@@ -35,12 +35,14 @@ class Tab:
         capability: what a model must be able to do to get it.
         order: tabs stand in this order.
         build: adds the components; called within a gradio context.
+        unless: a capability whose tab does all that this one does: a model that has it does not get this one.
     """
 
     title: str
     capability: str
     order: int
     build: Callable[[Setting], None]
+    unless: str | None = None
 
 
 def tabs_for(capabilities: tuple[str, ...]) -> list[Tab]:
@@ -49,4 +51,5 @@ def tabs_for(capabilities: tuple[str, ...]) -> list[Tab]:
 
     names = [f"{tabs.__name__}.{info.name}" for info in pkgutil.iter_modules(tabs.__path__)]
     found: list[Tab] = [importlib.import_module(name).TAB for name in names]
-    return sorted((tab for tab in found if tab.capability in capabilities), key=lambda tab: tab.order)
+    able = [tab for tab in found if tab.capability in capabilities and tab.unless not in capabilities]
+    return sorted(able, key=lambda tab: tab.order)

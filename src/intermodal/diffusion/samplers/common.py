@@ -70,7 +70,9 @@ def noise_source(noise: Noise) -> NoiseSource:
     return draw
 
 
-def start(shape: Sequence[int], grid: Grid, noise: Noise, like: Tensor | None = None) -> Tensor:
+def start(
+    shape: Sequence[int], grid: Grid, noise: Noise, like: Tensor | None = None, *, scale: float | None = None
+) -> Tensor:
     """Return the noise that sampling begins with: sigma of the grid's first level times a standard normal.
 
     Args:
@@ -78,11 +80,12 @@ def start(shape: Sequence[int], grid: Grid, noise: Noise, like: Tensor | None = 
         grid: of the sampler.
         noise: where it comes from.
         like: a tensor whose type and device it takes; float32 on the CPU by default.
+        scale: its standard deviation, in place of sigma.
     """
     blank = (
         torch.empty(tuple(shape)) if like is None else torch.empty(tuple(shape), dtype=like.dtype, device=like.device)
     )
-    return noise_source(noise)(blank) * float(grid[0].sigma)
+    return noise_source(noise)(blank) * (float(grid[0].sigma) if scale is None else scale)
 
 
 def steps_of(grid: Grid) -> list[tuple[int, Level, Level]]:

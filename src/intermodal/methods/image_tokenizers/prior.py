@@ -16,21 +16,21 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from intermodal.core.config import Config, suggestion
+from intermodal.core.config import suggestion
 from intermodal.core.errors import ConfigError, DataError
 from intermodal.core.fields import SEED, Field
-from intermodal.core.registry import load_class
 from intermodal.data.processors import LabelProcessor, Processor
 from intermodal.decode.generate import generate
 from intermodal.decode.sampling import Sampling
 from intermodal.decode.stepper import TransformerStepper
 from intermodal.methods.base import Batch, Losses, check_generation, generator_of
+from intermodal.methods.image_tokenizers.over_codes import OverCodes, OverCodesConfig, codebook_of
 from intermodal.methods.image_tokenizers.tokenizer import CHUNK, IMAGE, ImageTokenizer, evaluating
 from intermodal.nn.causal import CausalConfig, CausalTransformer
 
@@ -40,11 +40,10 @@ ANY = Sampling()
 
 
 @dataclass(frozen=True, kw_only=True)
-class CodePriorConfig(Config):
+class CodePriorConfig(OverCodesConfig):
     """What a prior over codes is made of.
 
     Attributes:
-        tokenizer: the frozen tokenizer's configuration, and ``method`` its id.
         network: the transformer; ``outputs`` is K, ``context_length`` L, and ``vocab_size`` K plus what a sequence may
             start with: nothing, or one of the classes. :meth:`CodePrior.over` sets them.
         sampling: how :meth:`CodePrior.generate` chooses a code.
@@ -55,8 +54,6 @@ class CodePriorConfig(Config):
         ConfigError: if a number is out of range.
     """
 
-    tokenizer: Config
-    method: str
     network: CausalConfig
     sampling: Sampling = ANY
     unlabelled: float = 0.1
@@ -66,7 +63,7 @@ class CodePriorConfig(Config):
             raise ConfigError(f"Prior: unlabelled must be in 0..1, found {self.unlabelled}.")
 
 
-class CodePrior(ImageTokenizer):
+class CodePrior(OverCodes):
     """A frozen tokenizer and a transformer over its codes; see the module's text.
 
     Args:
@@ -78,22 +75,17 @@ class CodePrior(ImageTokenizer):
     """
 
     id = "vqgan"
-    generates = "image"
     config: CodePriorConfig
 
     def __init__(self, config: CodePriorConfig, processors: Mapping[str, Processor]) -> None:
         super().__init__(config, processors)
-        cls = load_class(config.method)
-        tokenizer: ImageTokenizer = cls(config.tokenizer, {"image": processors["image"]})
         self.needs = {"image": IMAGE}
         if "label" in processors:
             self.needs = {"image": IMAGE, "label": LABEL, "seed": SEED}
-        wanted = self.sizes(tokenizer, processors)
+        wanted = self.sizes(self.tokenizer, processors)
         if any(getattr(config.network, name) != size for name, size in wanted.items()):
             found = {name: getattr(config.network, name) for name in wanted}
             raise ConfigError(f"Prior: this tokenizer's codes need a network of {wanted}, found {found}.")
-        self.tokenizer = tokenizer.requires_grad_(False).eval()
-        self.codebook_size, self.levels = tokenizer.codebook_size, tokenizer.levels
         self.network = CausalTransformer(config.network)
 
     @classmethod
@@ -139,14 +131,9 @@ class CodePrior(ImageTokenizer):
         Raises:
             ConfigError: if its latent is of real numbers.
         """
-        if tokenizer.codebook_size is None:
-            raise ConfigError(
-                f"Prior: it models codes, and the latent of this {tokenizer.id} is of real numbers: give it a "
-                "vqgan, vqvae or dvae."
-            )
         label = processors.get("label")
         classes = len(label.names) if isinstance(label, LabelProcessor) else 0
-        codes = tokenizer.codebook_size
+        codes = codebook_of(tokenizer)
         return {
             "vocab_size": codes + 1 + classes,
             "outputs": codes,
@@ -162,12 +149,6 @@ class CodePrior(ImageTokenizer):
         right = (logits_BLK.detach().argmax(-1) == codes_BL).float().mean()
         return Losses(total, {"bits": total.detach() * codes_BL.shape[1] / math.log(2), "right": right})
 
-    @torch.no_grad()
-    def codes(self, image_BCHW: Tensor) -> Tensor:
-        """Return the codes of prepared pictures as sequences, int64 ``(B, L)``: row by row, in single precision always."""
-        with torch.autocast(image_BCHW.device.type, enabled=False):
-            return self.tokenizer.to_latent(image_BCHW).flatten(1)
-
     @staticmethod
     def _shifted(codes_BL: Tensor, start_B: Tensor) -> Tensor:
         """Return what the network reads: the start, then each code but the last; logits at place i are of code i."""
@@ -177,7 +158,6 @@ class CodePrior(ImageTokenizer):
 
     def _starts(self, batch: Batch) -> Tensor:
         """Return what the sequences begin with, ``(B,)``: K for no class, ``K + 1 + c`` for class c."""
-        assert self.codebook_size is not None
         image_BCHW = batch["image"]
         if "label" not in batch:
             return torch.full((len(image_BCHW),), self.codebook_size, device=image_BCHW.device)
@@ -189,18 +169,6 @@ class CodePrior(ImageTokenizer):
 
     # An image tokenizer: the codes of the one inside, at the rate that the prior gives them.
 
-    def to_latent(self, image_BCHW: Tensor) -> Tensor:
-        """Return the tokenizer's codes ``(B, ...)`` of prepared pictures."""
-        return self.tokenizer.to_latent(image_BCHW)
-
-    def to_image(self, latent: Tensor) -> Tensor:
-        """Return the prepared pictures ``(B, C, H, W)`` of codes ``(B, ...)``."""
-        return self.tokenizer.to_image(latent)
-
-    def latent_shape(self) -> tuple[int, ...]:
-        """Return the shape of the tokenizer's latent."""
-        return self.tokenizer.latent_shape()
-
     def rate(self, image_BCHW: Tensor) -> Tensor:
         """Return ``-log2 p(s)`` of the codes of each prepared picture, ``(B,)``, no class being told."""
         codes_BL = self.codes(image_BCHW)
@@ -208,15 +176,8 @@ class CodePrior(ImageTokenizer):
 
     def logits(self, codes_BL: Tensor) -> Tensor:
         """Return logits ``(B, L, K)`` of every code of sequences given those before it, no class being told."""
-        assert self.codebook_size is not None
         start_B = torch.full((len(codes_BL),), self.codebook_size, device=codes_BL.device)
         return self.network(self._shifted(codes_BL, start_B))
-
-    @staticmethod
-    def bits_of(codes_BL: Tensor, logits_BLK: Tensor) -> Tensor:
-        """Return ``-log2 p(s_i | s_<i)`` of every code of sequences by :meth:`logits`, ``(B, L)``."""
-        nats_BL = F.cross_entropy(logits_BLK.float().transpose(1, 2), codes_BL, reduction="none")
-        return nats_BL / math.log(2)
 
     # The capability: new pictures.
 
@@ -250,7 +211,6 @@ class CodePrior(ImageTokenizer):
             generator: of the random numbers, on the CPU.
             start: what sequences begin with (K for no class, the default).
         """
-        assert self.codebook_size is not None
         left = self.config.network.context_length - codes_BP.shape[1]
         if not left:
             return codes_BP
@@ -263,14 +223,7 @@ class CodePrior(ImageTokenizer):
 
     # --8<-- [end:sample]
 
-    @torch.no_grad()
-    def pictures(self, codes_BL: Tensor) -> list[Any]:
-        """Return the PIL images of sequences ``(B, L)``."""
-        with evaluating(self):
-            return self.picture.decode(self.to_image(codes_BL.unflatten(1, self.latent_shape())).float())
-
     def _start_of(self, prompt: str | None) -> int:
-        assert self.codebook_size is not None
         if prompt is None:
             return self.codebook_size
         label = self.processors.get("label")
@@ -279,18 +232,6 @@ class CodePrior(ImageTokenizer):
         if prompt not in label.names:
             raise DataError(f"This model knows no class {prompt!r}{suggestion(prompt, label.names)}")
         return self.codebook_size + 1 + label.names.index(prompt)
-
-    def train(self, mode: bool = True) -> Self:
-        """Set training mode for the transformer; the tokenizer stays as it was trained."""
-        super().train(mode)
-        self.tokenizer.eval()
-        return self
-
-    def requires_grad_(self, requires_grad: bool = True) -> Self:
-        """Ask for gradients of the transformer; the tokenizer stays frozen."""
-        super().requires_grad_(requires_grad)
-        self.tokenizer.requires_grad_(False)
-        return self
 
     def train_flops(self, batch_size: int) -> float:
         """Return the transformer's operations of one step: forward once, backward twice as many; the tokenizer's not."""

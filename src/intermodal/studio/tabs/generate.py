@@ -44,4 +44,4 @@ def build(setting: Setting) -> None:
     prompt.submit(generate, [prompt, count, steps, seed], result)
 
 
-TAB = Tab(title="Generate", capability="generate", order=30, build=build)
+TAB = Tab(title="Generate", capability="generate", order=30, build=build, unless="draw")
