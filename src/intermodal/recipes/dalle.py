@@ -20,7 +20,7 @@ from intermodal.methods.image_generation.dalle import ANY, DALLE
 from intermodal.nn.causal import CausalConfig
 from intermodal.recipes.base import OptimConfig, TrainConfig
 from intermodal.recipes.clip import TokenizerConfig, trained_text
-from intermodal.recipes.image_generation import BPE, OWN_TOWER, WORDS, GeneratorRecipe
+from intermodal.recipes.image_generation import BPE, OWN_TOWER, WORDS, GeneratorRecipe, expected
 from intermodal.recipes.vqgan import FIRST, frozen_tokenizer
 
 
@@ -104,7 +104,8 @@ class DALLERecipe(GeneratorRecipe):
 def dalle() -> DALLERecipe:
     """Emoji for a text, code by code: a transformer over words and the codes of the recipe vqgan.
 
-    ``intermodal train dalle --model.tokenizer RUN``, where RUN is a trained tokenizer's (``runs/vqgan`` by default).
+    ``intermodal train dalle --model.tokenizer RUN``, where RUN is a trained tokenizer's (``runs/vqgan`` by default), 11
+    minutes of one CPU core: 353 bits a picture given its text (517 without context), Fréchet distance 1.47 at 64 x 64.
     """
     return DALLERecipe(
         name="dalle",
@@ -118,4 +119,5 @@ def dalle() -> DALLERecipe:
         train=TrainConfig(
             steps=2200, batch_size=32, precision="bf16", workers=1, log_every=50, eval_every=550, checkpoint_every=550
         ),
+        expect=expected(1.47, 11),
     )
