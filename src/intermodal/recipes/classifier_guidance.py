@@ -20,7 +20,7 @@ from intermodal.nn.noisy_classifier import NoisyClassifierConfig
 from intermodal.nn.unet import UNetConfig
 from intermodal.recipes.base import OptimConfig, TrainConfig
 from intermodal.recipes.diffusion import TINY, DDIMRecipe
-from intermodal.recipes.image_generation import FLIPPED
+from intermodal.recipes.image_generation import FLIPPED, expected
 
 CLASSIFIER = NoisyClassifierConfig(
     encoder=UNetConfig(channels=(32, 64, 128), blocks=1, attention=(2,), groups=8, head_width=32, dropout=0.2)
@@ -97,7 +97,8 @@ class ClassifierGuidanceRecipe(DDIMRecipe):
 def classifier_guidance() -> ClassifierGuidanceRecipe:
     """Emoji of 32 x 32 of one of 98 sub-groups that the denoiser is never told: a classifier of noisy pictures leads there.
 
-    ``intermodal train classifier-guidance``; ``--data FOLDER`` trains it on your own pictures, one folder for each class.
+    ``intermodal train classifier-guidance``, 13 minutes of one CPU core: Fréchet distance 1.32 (training pictures 0.48, a
+    Gaussian of the pixels 2.96). ``--data FOLDER`` trains it on your own pictures, one folder for each class.
     """
     return ClassifierGuidanceRecipe(
         name="classifier-guidance",
@@ -106,4 +107,5 @@ def classifier_guidance() -> ClassifierGuidanceRecipe:
         train=TrainConfig(
             steps=860, batch_size=64, precision="bf16", workers=1, log_every=50, eval_every=0, checkpoint_every=430
         ),
+        expect=expected(1.32, 13),
     )

@@ -21,7 +21,7 @@ from intermodal.methods.image_generation.ddim import DDIMConfig
 from intermodal.methods.image_generation.ddpm import DDPM, DDPMConfig
 from intermodal.nn.unet import UNetConfig
 from intermodal.recipes.base import OptimConfig, TrainConfig
-from intermodal.recipes.image_generation import FLIPPED, GeneratorRecipe, TextChoice, text_encoder
+from intermodal.recipes.image_generation import FLIPPED, GeneratorRecipe, TextChoice, expected, text_encoder
 
 SMALL = UNetConfig(channels=(32, 64, 128), blocks=1, attention=(2,), groups=8, head_width=32, dropout=0.1)
 """For 32 x 32 pictures: levels of 32, 16 and 8, attention at the last."""
@@ -140,7 +140,8 @@ class CFGRecipe(DDIMRecipe):
 def ddpm() -> DiffusionRecipe:
     """New emoji of 32 x 32 from noise, a step of 1,000 at a time or every fourth, and how many bits a picture takes.
 
-    ``intermodal train ddpm``; ``--data FOLDER`` trains it on your own pictures.
+    ``intermodal train ddpm``, 19 minutes of one CPU core: Fréchet distance 1.15 (training pictures 0.48, a Gaussian of the
+    pixels 2.96), 2.93 bits per dimension (PNG 3.29). ``--data FOLDER`` trains it on your own pictures.
     """
     return DiffusionRecipe(
         name="ddpm",
@@ -151,13 +152,15 @@ def ddpm() -> DiffusionRecipe:
         train=TrainConfig(
             steps=1600, batch_size=64, precision="bf16", workers=1, log_every=50, eval_every=0, checkpoint_every=400
         ),
+        expect=expected(1.15, 19),
     )
 
 
 def ddim() -> DDIMRecipe:
     """New emoji of 32 x 32 from noise in 50 steps without chance, inverted and interpolated.
 
-    ``intermodal train ddim``; ``--data FOLDER`` trains it on your own pictures.
+    ``intermodal train ddim``, 14 minutes of one CPU core: Fréchet distance 1.41 (training pictures 0.48, a Gaussian of the
+    pixels 2.96). ``--data FOLDER`` trains it on your own pictures.
     """
     return DDIMRecipe(
         name="ddim",
@@ -166,14 +169,16 @@ def ddim() -> DDIMRecipe:
         train=TrainConfig(
             steps=1200, batch_size=64, precision="bf16", workers=1, log_every=50, eval_every=0, checkpoint_every=400
         ),
+        expect=expected(1.41, 14),
     )
 
 
 def cfg() -> CFGRecipe:
     """Emoji of 32 x 32 from a text, guided: the encoder is the text tower of the recipe ``clip``.
 
-    ``intermodal train cfg``, after ``intermodal train clip``; ``--texts.encoder None`` trains an encoder along instead, and
-    ``--data FOLDER`` trains on your own captioned pictures.
+    ``intermodal train cfg``, after ``intermodal train clip --run runs/clip``, 41 minutes of one CPU core: Fréchet distance
+    0.66 (training pictures 0.48, a Gaussian of the pixels 2.96). ``--texts.encoder None`` trains an encoder along instead,
+    and ``--data FOLDER`` trains on your own captioned pictures.
     """
     return CFGRecipe(
         name="cfg",
@@ -182,4 +187,5 @@ def cfg() -> CFGRecipe:
         train=TrainConfig(
             steps=3000, batch_size=64, precision="bf16", workers=1, log_every=50, eval_every=0, checkpoint_every=500
         ),
+        expect=expected(0.66, 41),
     )

@@ -99,4 +99,4 @@ def _sentence(session: Session) -> str:
     if not _figure(session):
         return f"{session.card.title}. Not judged yet: `intermodal eval` does that."
     headline = Run(session.path).evaluation("test").headline
-    return f"{session.card.title}." if headline is None else headline.sentence
+    return f"{session.card.title}." if headline is None else f"{headline.figure} {headline.sentence}"
