@@ -505,6 +505,8 @@ def test_ddim_interpolates_through_the_noise():
     assert float(noise.std()) > 0.5
     assert torch.allclose(model.restore(noise, drawing=drawing), image, atol=0.02)
     assert torch.equal(noise, model.invert(image, drawing=drawing))
+    with pytest.raises(DataError, match="depth is 1"):
+        model.interpolate(first, second, 5, drawing=drawing, depth=0.5)
 
 
 def test_ddpm_interpolates_at_a_depth():

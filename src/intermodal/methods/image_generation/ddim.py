@@ -19,6 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from intermodal.core.drawing import Drawing
+from intermodal.core.errors import DataError
 from intermodal.core.registry import MethodCard
 from intermodal.diffusion.denoiser import Cond
 from intermodal.diffusion.predictions import Kind
@@ -113,9 +114,11 @@ class DDIM(DDPM):
             depth: must be 1: pictures are turned into noise altogether.
 
         Raises:
-            DataError: if the two are of different kinds, or texts for a model that takes none, or ``count`` is below 2.
+            DataError: if the two are of different kinds, or texts for a model that takes none, ``count`` is below 2, or
+                ``depth`` is not 1.
         """
-        del depth
+        if depth != 1:
+            raise DataError(f"DDIM turns pictures into noise altogether: depth is 1, found {depth}.")
         chosen = self.checked(drawing)
         pictures, shares = self.ends(first, second, count)
         if not pictures:
