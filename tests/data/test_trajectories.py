@@ -30,6 +30,7 @@ def watched(trajectory: Trajectory, steps: int, batches: tuple[int, ...] = (1,),
                     1 - done / steps,
                     lambda v=number * 100 + done, n=count: [grey(v, size)] * n,
                     lambda n=count: [grey(0, size)] * n,
+                    count,
                 )
             )
     return [grey(250, size)] * sum(batches)
@@ -72,7 +73,7 @@ def test_pictures_are_not_looked_at_without_need() -> None:
         return [grey(done)]
 
     for done in range(10):
-        trajectory(Glimpse(done, 10, 0.5, lambda d=done: see(d), lambda: [grey(0)]))
+        trajectory(Glimpse(done, 10, 0.5, lambda d=done: see(d), lambda: [grey(0)], 1))
     assert looked == [0, 9]
 
 

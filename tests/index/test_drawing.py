@@ -24,7 +24,7 @@ def test_progress_goes_from_nothing_to_all_over_batches() -> None:
     watch = Steps(3, lambda what, share: told.append((what, share)))
     for count in (2, 1):
         for done in range(2):
-            watch(Glimpse(done, 2, 0.5, lambda n=count: [picture()] * n, list))
+            watch(Glimpse(done, 2, 0.5, lambda n=count: [picture()] * n, list, count))
     assert {what for what, _ in told} == {"drawing 3 pictures in 2 steps"}
     assert [share for _, share in told] == pytest.approx([0, 1 / 3, 2 / 3, 5 / 6])
 

@@ -141,11 +141,11 @@ def test_equal_texts_and_the_empty_one_are_not_wrong():
 def test_texts_that_are_not_told_are_the_empty_text_and_only_in_training():
     model = small(drop=0.5)
     tokens = model.tokens_of(TEXTS * 100)
-    told = model.train().told(tokens, torch.Generator().manual_seed(0))
+    told = model.train().dropped(tokens, model.config.drop, torch.Generator().manual_seed(0))
     empty = (told == model.nothing()).all(1)
     assert abs(float(empty.float().mean()) - 0.5) < 0.08
     assert torch.equal(told[~empty], tokens[~empty])
-    assert torch.equal(model.eval().told(tokens, torch.Generator()), tokens)
+    assert torch.equal(model.eval().dropped(tokens, model.config.drop, torch.Generator()), tokens)
 
 
 def test_the_penalty_is_added_every_few_steps_and_counts_as_often():

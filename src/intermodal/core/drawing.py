@@ -93,6 +93,7 @@ class Glimpse:
         noise: share of the noisy picture's variance that is noise, 1 at the start and towards 0 at the end.
         pictures: returns what the pictures are said to become, as PIL images; costs only when called.
         noisy: returns the noisy pictures themselves.
+        count: how many pictures there are.
     """
 
     done: int
@@ -100,6 +101,7 @@ class Glimpse:
     noise: float
     pictures: Callable[[], list[Any]]
     noisy: Callable[[], list[Any]]
+    count: int
 
 
 Watcher = Callable[[Glimpse], None]

@@ -71,7 +71,7 @@ class Steps:
         """Count the step."""
         if glimpse.done == 0:
             self._before += self._batch
-            self._batch = len(glimpse.pictures())
+            self._batch = glimpse.count
         share = (self._before + self._batch * glimpse.done / glimpse.steps) / max(self._count, 1)
         pictures = "a picture" if self._count == 1 else f"{self._count:,} pictures"
         self._report(f"drawing {pictures} in {glimpse.steps:,} steps", min(share, 1.0))

@@ -19,8 +19,8 @@ from intermodal.core.errors import ConfigError, DataError
 from intermodal.nn.autoencoder import normed_silu
 from intermodal.nn.timestep import TimeEmbedding
 from intermodal.nn.transformer import Attention
-from intermodal.nn.unet import Middle, Stage
-from intermodal.nn.unet_parts import Halve, TimedBlock, UNetConfig
+from intermodal.nn.unet import Middle, way_down
+from intermodal.nn.unet_parts import UNetConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,16 +60,7 @@ class NoisyClassifier(nn.Module):
         widths, last = encoder.channels, len(encoder.channels) - 1
         self.conv_in = nn.Conv2d(encoder.in_channels, widths[0], 3, padding=1)
         self.time = TimeEmbedding(widths[0], encoder.width, shift=encoder.time_shift, sine_first=encoder.sine_first)
-        self.down, before = nn.ModuleList(), widths[0]
-        for level, width in enumerate(widths):
-            sizes = [(before if i == 0 else width, width) for i in range(encoder.blocks)]
-            leads: nn.Module | None = None
-            if level < last and encoder.resample == "conv":
-                leads = Halve(width, encoder.down_padding)
-            elif level < last:
-                leads = TimedBlock(width, width, encoder, resample="down")
-            self.down.append(Stage(sizes, level, encoder, attends=level in encoder.attention, resample=leads))
-            before = width
+        self.down, before = way_down(encoder), widths[-1]
         self.middle = Middle(encoder) if encoder.middle else None
         self.norm_out = nn.GroupNorm(encoder.groups, before, encoder.eps)
         self.pool: nn.Module = nn.Linear(before, classes)
@@ -87,11 +78,10 @@ class NoisyClassifier(nn.Module):
             DataError: if the pictures have another number of channels, or are too small.
         """
         config = self.config
-        least = 1 if config.resample == "conv" and config.down_padding else 2 ** (len(config.channels) - 1)
-        if x_BCHW.dim() != 4 or x_BCHW.shape[1] != config.in_channels or min(x_BCHW.shape[2:]) < least:
+        if x_BCHW.dim() != 4 or x_BCHW.shape[1] != config.in_channels or min(x_BCHW.shape[2:]) < config.least:
             raise DataError(
-                f"The classifier takes pictures of shape (B, {config.in_channels}, H, W) with at least {least} places on a "
-                f"side, found {list(x_BCHW.shape)}."
+                f"The classifier takes pictures of shape (B, {config.in_channels}, H, W) with at least {config.least} "
+                f"places on a side, found {list(x_BCHW.shape)}."
             )
         time_BD = F.silu(self.time(t_B))
         x_BCHW = x_BCHW.contiguous(memory_format=torch.channels_last)

@@ -101,6 +101,19 @@ class Middle(nn.Module):
         return self.block2(x_BCHW, time_BD)
 
 
+def way_down(config: UNetConfig) -> nn.ModuleList:
+    """Return the stages on the way down, the finest first."""
+    widths, stages = config.channels, nn.ModuleList()
+    for level, (before, width) in enumerate(zip((widths[0], *widths[:-1]), widths, strict=True)):
+        sizes = [(before if i == 0 else width, width) for i in range(config.blocks)]
+        leads: nn.Module | None = None
+        if level < len(widths) - 1:
+            halves = config.resample == "conv"
+            leads = Halve(width, config.down_padding) if halves else TimedBlock(width, width, config, resample="down")
+        stages.append(Stage(sizes, level, config, attends=level in config.attention, resample=leads))
+    return stages
+
+
 class UNet(nn.Module):
     """A network that takes noisy maps and their times.
 
@@ -119,23 +132,16 @@ class UNet(nn.Module):
             self.classes = nn.Embedding(config.classes, config.width)
         elif config.class_kind == "time":
             self.classes = self._embedding()
-        self.down, self.up = nn.ModuleList(), nn.ModuleList()
-        left, before = [widths[0]], widths[0]  # channels of what the way down leaves for the way up
+        self.down, self.up = way_down(config), nn.ModuleList()
+        left = [widths[0]]  # channels of what the way down leaves for the way up
         for level, width in enumerate(widths):
-            sizes = [(before if i == 0 else width, width) for i in range(config.blocks)]
-            leads: nn.Module | None = None
-            if level < last and config.resample == "conv":
-                leads = Halve(width, config.down_padding)
-            elif level < last:
-                leads = TimedBlock(width, width, config, resample="down")
-            self.down.append(Stage(sizes, level, config, attends=level in config.attention, resample=leads))
             left += [width] * (config.blocks + (level < last))
-            before = width
+        before = widths[-1]
         self.middle = Middle(config) if config.middle else None
         for level in range(last, -1, -1):
             width = widths[level]
             sizes = [((before if i == 0 else width) + left.pop(), width) for i in range(config.blocks + 1)]
-            leads = None
+            leads: nn.Module | None = None
             if level > 0 and config.resample == "conv":
                 leads = Double(width)
             elif level > 0:
@@ -200,11 +206,10 @@ class UNet(nn.Module):
             raise DataError(
                 f"The U-Net takes maps of shape (B, {config.in_channels}, H, W), found {list(x_BCHW.shape)}."
             )
-        least = 1 if config.resample == "conv" and config.down_padding else 2 ** (len(config.channels) - 1)
-        if min(x_BCHW.shape[2:]) < least:
+        if min(x_BCHW.shape[2:]) < config.least:
             raise DataError(
-                f"The U-Net halves a map {len(config.channels) - 1} times and needs at least {least} places on a side, "
-                f"found {x_BCHW.shape[2]} x {x_BCHW.shape[3]}."
+                f"The U-Net halves a map {len(config.channels) - 1} times and needs at least {config.least} places on a "
+                f"side, found {x_BCHW.shape[2]} x {x_BCHW.shape[3]}."
             )
         told = config.classes is not None or config.class_kind is not None
         if told != (classes is not None):

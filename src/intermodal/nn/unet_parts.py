@@ -124,6 +124,11 @@ class UNetConfig(Config):
         return self.attention if self.up_attention is None else self.up_attention
 
     @property
+    def least(self) -> int:
+        """The fewest places on a side that a map may have, so that it can be halved between the levels."""
+        return 1 if self.resample == "conv" and self.down_padding else 2 ** (len(self.channels) - 1)
+
+    @property
     def width(self) -> int:
         """D."""
         return 4 * self.channels[0] if self.time_width is None else self.time_width

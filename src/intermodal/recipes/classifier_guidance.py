@@ -56,9 +56,10 @@ class ClassifierGuidanceRecipe(DDIMRecipe):
                 f"All pictures of {source.name} are of the class {labels.names[0]!r}: a classifier needs two classes at "
                 "least; without classes, train `ddim`."
             )
-        network = self.network.replace(out_channels=6 if self.learns_variance else 3)
         self.seeded()
-        return ClassifierGuidance(self.configuration(network=network), {"image": self.processor(), "label": labels})
+        return ClassifierGuidance(
+            self.configuration(network=self.sized()), {"image": self.processor(), "label": labels}
+        )
 
     def configuration(self, **parts: Any) -> ClassifierGuidanceConfig:
         """Return the method's configuration."""

@@ -27,6 +27,8 @@ SMALL = UNetConfig(channels=(32, 64, 128), blocks=1, attention=(2,), groups=8, h
 """For 32 x 32 pictures: levels of 32, 16 and 8, attention at the last."""
 TINY = UNetConfig(channels=(8, 16), blocks=1, attention=(1,), groups=4, head_width=8)
 """For trying things out."""
+ADAM = OptimConfig(lr=1e-3, betas=(0.9, 0.99), weight_decay=0.01, warmup=200, ema=0.999)
+"""What the three recipes descend with; what draws is the average of the weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +56,7 @@ class DiffusionRecipe(GeneratorRecipe):
 
     def build(self) -> Method:
         """Read or build the text encoder, and build the U-Net."""
-        network, text, weights = self.network, None, None
+        network, text, weights = self.sized(), None, None
         processors: dict[str, Any] = {"image": self.processor()}
         if self.texts is not None:
             text, weights, processors["text"] = text_encoder(self.texts, self.source, self.name)
@@ -62,7 +64,6 @@ class DiffusionRecipe(GeneratorRecipe):
                 context_dim=None if self.told == "vector" else text.tower.width,
                 class_kind=None if self.told == "tokens" else "vector",
             )
-        network = network.replace(out_channels=6 if self.learns_variance else 3)
         self.seeded()
         cls = load_class(self.method)
         model: DDPM = cls(self.configuration(network=network, text=text), processors)
@@ -70,6 +71,10 @@ class DiffusionRecipe(GeneratorRecipe):
             assert model.text is not None
             model.text.tower.load_state_dict(weights)
         return model
+
+    def sized(self) -> UNetConfig:
+        """Return the network's configuration with as many channels as are predicted."""
+        return self.network.replace(out_channels=6 if self.learns_variance else 3)
 
     def configuration(self, **parts: Any) -> Config:
         """Return the method's configuration, with the network and the text encoder given."""
@@ -148,7 +153,7 @@ def ddpm() -> DiffusionRecipe:
         learns_variance=True,
         drawing=Drawing(steps=250, sampler="ddpm", precision="bf16"),
         augment=FLIPPED,
-        optim=OptimConfig(lr=1e-3, betas=(0.9, 0.99), weight_decay=0.01, warmup=200, ema=0.999),
+        optim=ADAM,
         train=TrainConfig(
             steps=1600, batch_size=64, precision="bf16", workers=1, log_every=50, eval_every=0, checkpoint_every=400
         ),
@@ -165,7 +170,7 @@ def ddim() -> DDIMRecipe:
     return DDIMRecipe(
         name="ddim",
         augment=FLIPPED,
-        optim=OptimConfig(lr=1e-3, betas=(0.9, 0.99), weight_decay=0.01, warmup=200, ema=0.999),
+        optim=ADAM,
         train=TrainConfig(
             steps=1200, batch_size=64, precision="bf16", workers=1, log_every=50, eval_every=0, checkpoint_every=400
         ),
@@ -183,7 +188,7 @@ def cfg() -> CFGRecipe:
     return CFGRecipe(
         name="cfg",
         texts=TextChoice(encoder="runs/clip"),
-        optim=OptimConfig(lr=1e-3, betas=(0.9, 0.99), weight_decay=0.01, warmup=200, ema=0.999),
+        optim=ADAM,
         train=TrainConfig(
             steps=3000, batch_size=64, precision="bf16", workers=1, log_every=50, eval_every=0, checkpoint_every=500
         ),

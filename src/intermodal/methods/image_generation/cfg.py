@@ -16,7 +16,7 @@ import torch
 from intermodal.core.drawing import Drawing
 from intermodal.core.errors import ConfigError
 from intermodal.core.registry import MethodCard
-from intermodal.diffusion.denoiser import Cond, Constrained, Denoiser, clip
+from intermodal.diffusion.denoiser import Cond, Denoiser
 from intermodal.diffusion.guidance import ClassifierFree
 from intermodal.methods.base import Batch
 from intermodal.methods.image_generation.ddim import DDIM, DDIMConfig
@@ -72,24 +72,20 @@ class CFG(DDIM):
     def told(self, batch: Batch, generator: torch.Generator) -> Cond:
         """Return what the network is told of a batch's texts in training: of some, the empty text."""
         assert self.text is not None
-        tokens_BL = batch["text"]
-        if self.training:
-            dropped_B = torch.rand(len(tokens_BL), generator=generator) < self.config.drop
-            tokens_BL = torch.where(dropped_B[:, None].to(tokens_BL.device), self.nothing(), tokens_BL)
-        return self.text(tokens_BL)
+        return self.text(self.dropped(batch["text"], self.config.drop, generator))
 
-    def denoiser(self, drawing: Drawing) -> Denoiser:
-        """Return the guided network as a denoiser, kept to the range of pixels if the drawing says so."""
-        found: Denoiser = self.plain_denoiser()
-        if drawing.guidance != 1:
-            found = ClassifierFree(
-                found,
-                drawing.guidance,
-                self.condition([drawing.negative]),
-                rescale=drawing.rescale,
-                rescale_kind=self.config.predicts,
-                **({} if drawing.interval is None else {"interval": drawing.interval}),
-            )
-        return Constrained(found, clip(), keep_eps=drawing.keep_noise) if drawing.clip else found
+    def guided(self, drawing: Drawing) -> Denoiser:
+        """Return the network as a denoiser, with classifier-free guidance where the scale is not 1."""
+        plain = self.plain_denoiser()
+        if drawing.guidance == 1:
+            return plain
+        return ClassifierFree(
+            plain,
+            drawing.guidance,
+            self.condition([drawing.negative]),
+            rescale=drawing.rescale,
+            rescale_kind=self.config.predicts,
+            **({} if drawing.interval is None else {"interval": drawing.interval}),
+        )
 
     # --8<-- [end:cfg]

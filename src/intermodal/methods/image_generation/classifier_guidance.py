@@ -26,7 +26,7 @@ from intermodal.core.errors import ConfigError, DataError
 from intermodal.core.fields import SEED
 from intermodal.core.registry import MethodCard
 from intermodal.data.processors import LabelProcessor, Processor
-from intermodal.diffusion.denoiser import Cond, Constrained, Denoiser, clip
+from intermodal.diffusion.denoiser import Cond, Denoiser
 from intermodal.diffusion.guidance import ClassifierGuided
 from intermodal.diffusion.process import diffuse
 from intermodal.diffusion.schedules import Level, weigh
@@ -158,11 +158,9 @@ class ClassifierGuidance(DDIM):
         logits_BK = self.classifier(x_BCHW, t_B)
         return (told_BK * logits_BK.to(torch.promote_types(logits_BK.dtype, torch.float32)).log_softmax(1)).sum(1)
 
-    def denoiser(self, drawing: Drawing) -> Denoiser:
-        """Return the guided network as a denoiser, kept to the range of pixels if the drawing says so."""
-        plain = self.plain_denoiser()
-        guided = ClassifierGuided(plain, self.log_prob, drawing.guidance, time_scale=self.time_scale)
-        return Constrained(guided, clip(), keep_eps=drawing.keep_noise) if drawing.clip else guided
+    def guided(self, drawing: Drawing) -> Denoiser:
+        """Return the network as a denoiser, with the classifier's gradient."""
+        return ClassifierGuided(self.plain_denoiser(), self.log_prob, drawing.guidance, time_scale=self.time_scale)
 
     # --8<-- [end:guided]
 

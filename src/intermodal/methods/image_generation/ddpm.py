@@ -222,10 +222,10 @@ class DDPM(StepwiseGenerator):
             time_scale=self.time_scale,
         )
 
-    def denoiser(self, drawing: Drawing) -> Denoiser:
-        """Return the network as a denoiser, kept to the range of pixels if the drawing says so."""
-        plain = self.plain_denoiser()
-        return Constrained(plain, clip(), keep_eps=drawing.keep_noise) if drawing.clip else plain
+    def guided(self, drawing: Drawing) -> Denoiser:
+        """Return the network as a denoiser: there is nothing to guide by."""
+        del drawing
+        return self.plain_denoiser()
 
     @torch.no_grad()
     def bound(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Self
 
+import torch
 from torch import Tensor
 
 from intermodal.data.processors import ImageProcessor, TextProcessor
@@ -47,6 +48,13 @@ class PictureGenerator(Method):
     def nothing(self) -> Tensor:
         """Return the token ids ``(1, L)`` of the empty text."""
         return self.tokens_of([""])
+
+    def dropped(self, tokens_BL: Tensor, share: float, generator: torch.Generator) -> Tensor:
+        """Return token ids of which, in training, a share is that of the empty text, so that it is known as well."""
+        if not self.training or not share:
+            return tokens_BL
+        dropped_B = torch.rand(len(tokens_BL), generator=generator) < share
+        return torch.where(dropped_B[:, None].to(tokens_BL.device), self.nothing(), tokens_BL)
 
     def requires_grad_(self, requires_grad: bool = True) -> Self:
         """Ask for gradients of all that is trained; a frozen text encoder asks for none."""

@@ -8,18 +8,16 @@ B pictures   C, H, W channels, height and width of a picture   L tokens of a tex
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from intermodal.core.config import Config
 from intermodal.core.drawing import Drawing, Glimpse, Watcher
 from intermodal.core.errors import ConfigError, DataError
-from intermodal.data.processors import Processor
 from intermodal.diffusion.bound import Variance
-from intermodal.diffusion.denoiser import Cond, Denoiser
+from intermodal.diffusion.denoiser import Cond, Constrained, Denoiser, clip
 from intermodal.diffusion.grids import Grid
 from intermodal.diffusion.samplers import Step, Watch, start
 from intermodal.diffusion.schedules import Schedule
@@ -33,7 +31,7 @@ from intermodal.methods.image_tokenizers.tokenizer import evaluating
 class StepwiseGenerator(PictureGenerator):
     """Base of the generators that draw in steps.
 
-    A subclass sets :attr:`schedule` and has :meth:`denoiser`; where it is conditional, also :meth:`condition`.
+    A subclass sets :attr:`schedule` and has :meth:`guided`; where it is conditional, also :meth:`condition`.
 
     Attributes:
         schedule: of the noise.
@@ -45,17 +43,19 @@ class StepwiseGenerator(PictureGenerator):
     variance: Variance = "small"
     guidable: bool = False
 
-    def __init__(self, config: Config, processors: Mapping[str, Processor]) -> None:
-        super().__init__(config, processors)
-
     @property
     def drawing(self) -> Drawing:
         """The model's own settings."""
         raise NotImplementedError
 
-    def denoiser(self, drawing: Drawing) -> Denoiser:
-        """Return the denoiser with what the settings put around it."""
+    def guided(self, drawing: Drawing) -> Denoiser:
+        """Return the network as a denoiser, with the guidance that the settings put around it."""
         raise NotImplementedError
+
+    def denoiser(self, drawing: Drawing) -> Denoiser:
+        """Return the guided network as a denoiser, kept to the range of pixels if the drawing says so."""
+        found = self.guided(drawing)
+        return Constrained(found, clip(), keep_eps=drawing.keep_noise) if drawing.clip else found
 
     def condition(self, texts: Sequence[str]) -> Cond:
         """Return what the denoiser is told of texts, one for each picture; None for a model without prompts."""
@@ -195,7 +195,14 @@ class StepwiseGenerator(PictureGenerator):
         def seen(step: Step) -> None:
             noise = float((step.level.sigma**2 / (step.level.alpha**2 + step.level.sigma**2)).reshape(-1)[0])
             watch(
-                Glimpse(step.done, step.steps, noise, lambda: self._pictures(step.x0), lambda: self._pictures(step.x))
+                Glimpse(
+                    step.done,
+                    step.steps,
+                    noise,
+                    pictures=lambda: self._pictures(step.x0),
+                    noisy=lambda: self._pictures(step.x),
+                    count=len(step.x),
+                )
             )
 
         return seen

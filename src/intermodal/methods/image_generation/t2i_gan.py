@@ -142,7 +142,7 @@ class TextGAN(PictureGenerator):
         Where another's text is not wrong after all, the drawn picture counts once more instead.
         """
         config, generator = self.config, generator_of(batch)
-        tokens_BL = self.told(batch["text"], generator)
+        tokens_BL = self.dropped(batch["text"], self.config.drop, generator)
         other_BK = derangements(len(tokens_BL), config.wrong, generator).to(tokens_BL.device)
         text_BE = self.text(tokens_BL).pooled
         with torch.no_grad():
@@ -173,7 +173,7 @@ class TextGAN(PictureGenerator):
         generator = generator_of(batch)
         generator.manual_seed(generator.initial_seed() ^ 1)  # other noise than the discriminator has just been shown
         with torch.no_grad():
-            text_BE = self.text(self.told(batch["text"], generator)).pooled
+            text_BE = self.text(self.dropped(batch["text"], self.config.drop, generator)).pooled
         drawn_BCHW = self.generator(self.noise(len(text_BE), generator), text_BE)
         drawn_B = self.discriminator(self.changed(drawn_BCHW, generator), text_BE)
         f = adversarial.logistic_generator if self.config.objective == "logistic" else adversarial.hinge_generator
@@ -182,13 +182,6 @@ class TextGAN(PictureGenerator):
         return Losses(total, {"generator": total.detach()})
 
     # --8<-- [end:loss]
-
-    def told(self, tokens_BL: Tensor, generator: torch.Generator) -> Tensor:
-        """Return the token ids that are told: in training, of some samples, those of the empty text."""
-        if not self.training or not self.config.drop:
-            return tokens_BL
-        dropped_B = torch.rand(len(tokens_BL), generator=generator) < self.config.drop
-        return torch.where(dropped_B[:, None].to(tokens_BL.device), self.nothing(), tokens_BL)
 
     def differ(self, tokens_BL: Tensor, other_BL: Tensor) -> Tensor:
         """Return where the second text is wrong for a picture of the first, bool: one that is equal or empty is not."""
