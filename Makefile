@@ -13,7 +13,7 @@ $(VENV)/.base: pyproject.toml constraints.txt
 	@echo "Creating the environment in $(VENV) (about two minutes: torch is the largest part) ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(INSTALL) torch
-	@$(INSTALL) -e ".[studio,api,text]"
+	@$(INSTALL) -e ".[studio,api,text,speech]"
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.base

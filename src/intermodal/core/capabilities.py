@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from intermodal.core.drawing import Drawing, Watcher
+    from intermodal.core.progress import Progress
+    from intermodal.core.transcript import Alignment, Emissions, Transcribing, Transcript
 
 
 @runtime_checkable
@@ -29,7 +31,7 @@ class Embeds(Protocol):
 
         Args:
             modality: one of :attr:`modalities`.
-            inputs: PIL images for ``"image"``, strings for ``"text"``.
+            inputs: PIL images for ``"image"``, strings for ``"text"``, paths or waveforms for ``"audio"``.
         """
         ...
 
@@ -199,6 +201,81 @@ class HasWords(Protocol):
         ...
 
 
+@runtime_checkable
+class Transcribes(Protocol):
+    """Writes down what is said in recordings."""
+
+    sample_rate: int
+    """Samples a second that the model hears; recordings of another rate are resampled."""
+
+    def transcribe(
+        self, audios: Sequence[Any], settings: Transcribing | None = None, *, watch: Progress | None = None
+    ) -> list[Transcript]:
+        """Return one transcript for each recording.
+
+        Args:
+            audios: paths, encoded bytes, or :class:`~intermodal.data.audio.Waveform` objects, of any length and rate.
+            settings: beam, language model and so on; greedy by default.
+            watch: told how far it is.
+
+        Raises:
+            DataError: if a recording cannot be read or holds a sample that is not a number.
+            ConfigError: if the settings ask for what the model cannot do.
+        """
+        ...
+
+
+@runtime_checkable
+class Aligns(Protocol):
+    """Finds where in a recording the words of a known text are."""
+
+    def align(self, audio: Any, text: str) -> Alignment:
+        """Return the words, and where there are any the phones, with times.
+
+        Raises:
+            DataError: if the text has a word or letter that the model does not know, or does not fit into the recording.
+        """
+        ...
+
+
+@runtime_checkable
+class Emits(Protocol):
+    """Says what it hears in each frame of a recording: what decoders work on and what can be looked at."""
+
+    def emissions(self, audio: Any) -> Emissions:
+        """Return the log-probabilities of all symbols in all frames."""
+        ...
+
+
+@runtime_checkable
+class Listener(Protocol):
+    """A recording that is still arriving, on its way to a transcript."""
+
+    def feed(self, samples: np.ndarray) -> Transcript:
+        """Take more samples, float32 ``(T,)`` at the model's rate, and return what is known so far."""
+        ...
+
+    def finish(self) -> Transcript:
+        """Return the whole transcript; nothing more arrives."""
+        ...
+
+
+@runtime_checkable
+class Streams(Protocol):
+    """Transcribes while the sound arrives."""
+
+    latency: float
+    """Seconds between a sound and the moment at which all that the model looks at for it has arrived."""
+
+    def listen(self, settings: Transcribing | None = None) -> Listener:
+        """Return a listener at the start of a recording.
+
+        Raises:
+            ConfigError: if the settings ask for what cannot be done before the end.
+        """
+        ...
+
+
 CAPABILITIES: dict[str, type] = {
     "embed": Embeds,
     "classify": Classifies,
@@ -208,6 +285,10 @@ CAPABILITIES: dict[str, type] = {
     "interpolate": Interpolates,
     "complete": Completes,
     "words": HasWords,
+    "transcribe": Transcribes,
+    "align": Aligns,
+    "emit": Emits,
+    "stream": Streams,
 }
 """Each capability's name, as commands and method cards spell it, and its protocol."""
 

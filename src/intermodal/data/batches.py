@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 from intermodal.core.errors import DataError
@@ -47,8 +47,13 @@ class Batch(NamedTuple):
 def encode(
     sample: Sample, processors: Mapping[str, Processor], rng: np.random.Generator | None = None
 ) -> dict[str, Tensor]:
-    """Return the fields of a sample that have a processor, encoded by it; with ``rng`` also a ``seed`` drawn from it."""
+    """Return the fields of a sample that have a processor, encoded by it; with ``rng`` also a ``seed`` drawn from it.
+
+    Of a field that varies in length, the length comes too, as ``<name>_length``.
+    """
     tensors = {name: _encode(processor, sample[name]) for name, processor in processors.items()}
+    for name in [name for name, processor in processors.items() if processor.varying]:
+        tensors[f"{name}_length"] = torch.tensor(len(tensors[name]))
     return tensors if rng is None else {**tensors, "seed": torch.tensor(int(rng.integers(2**62)))}
 
 
@@ -60,8 +65,14 @@ def _encode(processor: Processor, value: Any) -> Tensor:
 
 
 def stack(samples: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """Return the encoded fields of several samples with a leading batch axis."""
-    return {name: torch.stack([s[name] for s in samples]) for name in samples[0]}
+    """Return the encoded fields of several samples with a leading batch axis; those that vary are padded with zeros."""
+    first = samples[0]
+    return {
+        name: nn.utils.rnn.pad_sequence([s[name] for s in samples], batch_first=True)
+        if f"{name}_length" in first
+        else torch.stack([s[name] for s in samples])
+        for name in first
+    }
 
 
 @dataclass

@@ -40,6 +40,14 @@ CATALOG: dict[str, Entry] = {
         file="flickr8k-96.parquet",
         about="7,270 photographs of Flickr8k at 96 x 96 pixels with five captions each (research use)",
     ),
+    "an4": Entry(
+        file="an4.parquet",
+        about="CMU AN4: 1,078 spoken utterances at 16 kHz, 48 minutes, with transcripts (free, notice in its licence)",
+    ),
+    "fsdd": Entry(
+        file="fsdd.parquet",
+        about="Free Spoken Digit Dataset: 2,500 recordings of digits at 8 kHz by five speakers (CC BY-SA 4.0)",
+    ),
     "text-15m": Entry(
         file="text-15m.parquet",
         about="18 M words of English: 20 Newsgroups, Gutenberg books, State of the Union, WordNet, GCIDE (see its licences)",

@@ -8,7 +8,7 @@ saved.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,23 +32,37 @@ from intermodal.data.stream import StreamSource
 from intermodal.data.stream_loader import StreamEpochs, StreamLoader, stream_loader
 from intermodal.data.transforms import ImageAugment
 
+POOL = 8
+"""So many batches' samples are sorted by length at a time."""
+
 
 class EpochSampler:
     """Yields, for one rank, its share of each global batch of one epoch.
 
-    The samples that are left over when an epoch is cut into batches are dropped; the next epoch drops others.
+    The samples that are left over when an epoch is cut into batches are dropped; the next epoch drops others. Where samples
+    differ in length, those of a batch are taken from a sorted pool of :data:`POOL` batches, so that little is padding.
 
     Args:
         size: samples in the source.
         batch_size: the global batch, over all ranks.
         seed: of the order.
         rank, world: this process, and how many there are; ``world`` must divide ``batch_size``.
+        lengths: of the samples; None where all are alike.
 
     Raises:
         DataError: if the source is empty, or the ranks cannot share a batch evenly.
     """
 
-    def __init__(self, size: int, batch_size: int, seed: int, rank: int = 0, world: int = 1) -> None:
+    def __init__(
+        self,
+        size: int,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        *,
+        lengths: Sequence[float] | None = None,
+    ) -> None:
         if batch_size < 1:
             raise DataError(f"The batch size must be at least 1, found {batch_size}.")
         if batch_size % world:
@@ -59,6 +73,7 @@ class EpochSampler:
         if self.batch_size < world:
             raise DataError(f"{size} samples are too few for {world} processes.")
         self.rank, self.world = rank, world
+        self.lengths = None if lengths is None else np.asarray(lengths)
         self.epoch = 0
         self.done = 0
         """Batches of the epoch that training has taken; the loader counts them."""
@@ -82,11 +97,24 @@ class EpochSampler:
 
     def __iter__(self) -> Iterator[list[Ticket]]:
         epoch, first, self.start = self.epoch, self.start, 0
-        order = np.random.default_rng([self.seed, epoch]).permutation(self.size)
+        order = self._order(epoch)
         share = self.batch_size // self.world
         for batch in range(first, len(self)):
             start = batch * self.batch_size + self.rank * share
             yield [Ticket(epoch, p, int(order[p])) for p in range(start, start + share)]
+
+    def _order(self, epoch: int) -> np.ndarray:
+        """Return the epoch's permutation of the samples."""
+        rng = np.random.default_rng([self.seed, epoch])
+        order = rng.permutation(self.size)
+        if self.lengths is None:
+            return order
+        used = len(self) * self.batch_size
+        pools = [order[at : at + POOL * self.batch_size] for at in range(0, used, POOL * self.batch_size)]
+        pools[-1] = pools[-1][: used - POOL * self.batch_size * (len(pools) - 1)]
+        like = np.concatenate([pool[np.argsort(self.lengths[pool], kind="stable")] for pool in pools])
+        batches = like.reshape(len(self), self.batch_size)[rng.permutation(len(self))]
+        return batches.reshape(-1)
 
     def state_dict(self) -> dict[str, int]:
         """Return the position in plain numbers: the epoch, the next batch, and what the order depends on."""
@@ -189,7 +217,7 @@ def train_loader(
             rank=rank,
             world=world,
         )
-    sampler = EpochSampler(len(source), batch_size, seed, rank, world)
+    sampler = EpochSampler(len(source), batch_size, seed, rank, world, lengths=source.lengths())
     loader = build_loader(
         EpochLoader,
         workers,

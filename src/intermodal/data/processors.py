@@ -38,9 +38,12 @@ class Processor:
 
     raw: Field
     """What :meth:`encode` takes."""
+    varying: bool = False
+    """Whether :meth:`encode`'s tensors differ in their first size; the loader then pads them with zeros at the end and
+    adds their lengths as ``<name>_length``, int64 ``(B,)``."""
 
     def encode(self, value: Any) -> Tensor:
-        """Turn one raw value into a compact tensor of fixed shape and dtype."""
+        """Turn one raw value into a compact tensor of fixed dtype and, unless :attr:`varying`, fixed shape."""
         raise NotImplementedError
 
     def prepare(self, batch: Tensor) -> Tensor:
@@ -49,6 +52,8 @@ class Processor:
 
     def __call__(self, values: Sequence[Any]) -> Tensor:
         """Encode several raw values and prepare them as one batch."""
+        if self.varying:
+            raise TypeError("Tensors of varying length need their lengths: use data.batches.stack.")
         return self.prepare(torch.stack([self.encode(v) for v in values]))
 
     def to_folder(self, folder: Path) -> dict[str, Any]:
@@ -64,6 +69,10 @@ class Processor:
             from intermodal.data.text_processors import TextPairProcessor
 
             return TextPairProcessor.restore(data, folder)
+        if data.get("kind") == "pieces":
+            from intermodal.data.transcripts import PieceProcessor
+
+            return PieceProcessor.restore(data, folder)
         if data.get("kind") == "vocabulary":
             from intermodal.data.words import Vocabulary
 

@@ -56,6 +56,10 @@ class Source:
         """Return what a person would call the sample: its file, or its row."""
         return f"{self.name}, row {index}"
 
+    def lengths(self) -> Sequence[float] | None:
+        """Return how long each sample is, for batches of samples of like length; None where all are alike."""
+        return None
+
     def texts(self) -> list[str]:
         """Return every text, for training a tokenizer; where it can be, without decoding a picture."""
         return [str(self.sample(i)["text"]) for i in range(len(self))]

@@ -1,0 +1,1 @@
+"""Speech: features, recognition, language models of words."""

@@ -1,0 +1,56 @@
+"""What the recipes of speech share: recordings with transcripts, the symbols that are written, a person's own folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Self
+
+from intermodal.core.errors import DataError
+from intermodal.data.named import HUB
+from intermodal.data.speech import SpeechSource
+from intermodal.data.transcripts import AudioProcessor, Case, CharacterProcessor, PieceProcessor, TranscriptProcessor
+from intermodal.recipes.base import Recipe
+
+AN4 = SpeechSource(path=Path("an4"))
+FSDD = SpeechSource(path=Path("fsdd"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpeechRecipe(Recipe):
+    """A method on recordings with transcripts.
+
+    Attributes:
+        source: the recordings.
+        rate: samples a second that the model hears.
+        units: what is written: ``characters``, or ``pieces`` (BPE).
+        pieces: how many BPE units at most.
+        case: to which transcripts are brought.
+    """
+
+    source: SpeechSource
+    rate: int = 16_000
+    units: Literal["characters", "pieces"] = "characters"
+    pieces: int = 64
+    case: Case = "upper"
+
+    def audio(self) -> AudioProcessor:
+        """Return the processor of recordings."""
+        return AudioProcessor(rate=self.rate)
+
+    def transcripts(self) -> TranscriptProcessor:
+        """Return the processor of transcripts, with the symbols of the training split."""
+        texts = self.source.training_texts()
+        if self.units == "characters":
+            return CharacterProcessor.of(texts, self.case)
+        return PieceProcessor.of(texts, self.pieces, self.case)
+
+    def on_named(self, data: str) -> Self:
+        """Return the recipe on ``an4``, ``fsdd``, a Parquet file or a folder of recordings.
+
+        Raises:
+            DataError: if there is no such data.
+        """
+        if data.startswith(HUB):
+            raise DataError("Speech is read from folders and Parquet files: fetch the data set from the hub first.")
+        return self.on(SpeechSource(path=Path(data)))
