@@ -39,6 +39,11 @@ PACKAGES = (
     "lightly",
     "gensim",
     "numba",
+    "pyctcdecode",
+    "flashlight-text",
+    "kenlm",
+    "librosa",
+    "kaldi-native-fbank",
     "intermodal",
 )
 Step = Callable[[], float | None]

@@ -24,6 +24,10 @@ BENCHMARKS = (
     "quantizers",
     "unet",
     "sampling",
+    "ctc_loss",
+    "ctc_beam",
+    "speech_features",
+    "speech_models",
 )
 
 

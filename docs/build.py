@@ -16,6 +16,7 @@ import matplotlib
 matplotlib.use("Agg")
 import figures_features
 import figures_generators
+import figures_speech
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
@@ -36,6 +37,43 @@ IMAGES = HERE / "images"
 START, END = "<!-- methods: written by docs/build.py -->", "<!-- /methods -->"
 
 EQUATIONS = {
+    "hybrid-bayes": r"$\log p(x\,|\,s) = \log p(s\,|\,x) - \log p(s) + \log p(x)$",
+    "hybrid-score": r"$\hat{w} = \mathrm{argmax}_{w}\ \max_{s \in w}\ \sum_t \left[\log p(s_t\,|\,x) - \kappa \log p(s_t)"
+    r" + \log a_{s_t s_{t+1}}\right] + \lambda \log p(w)$",
+    "hybrid-loss": r"$L = -\frac{1}{N}\sum_{t=1}^{N} \log p(\bar{s}_t\,|\,x)\qquad "
+    r"\bar{s} = \mathrm{argmax}_{s \in w}\ p_{GMM}(x, s)$",
+    "hmm-likelihood": r"$p(x\,|\,w) = \sum_{s}\ \prod_{t=1}^{T}\ a_{s_{t-1} s_t}\ b_{s_t}(x_t)\qquad "
+    r"b_j(x) = \sum_k c_{jk}\ N(x;\ \mu_{jk},\ \sigma_{jk}^2)$",
+    "hmm-forward": r"$\alpha_t(j) = b_j(x_t) \sum_i \alpha_{t-1}(i)\ a_{ij}\qquad "
+    r"\beta_t(i) = \sum_j a_{ij}\ b_j(x_{t+1})\ \beta_{t+1}(j)\qquad "
+    r"\gamma_t(j) = \frac{\alpha_t(j)\ \beta_t(j)}{p(x\,|\,w)}$",
+    "hmm-update": r"$\mu_{jk} = \frac{\sum_t \gamma_t(j, k)\ x_t}{\sum_t \gamma_t(j, k)}\qquad "
+    r"\sigma_{jk}^2 = \frac{\sum_t \gamma_t(j, k)\ x_t^2}{\sum_t \gamma_t(j, k)} - \mu_{jk}^2\qquad "
+    r"c_{jk} = \frac{\sum_t \gamma_t(j, k)}{\sum_t \gamma_t(j)}$",
+    "wav2vec2-contrastive": r"$L_m = -\log\frac{e^{\mathrm{sim}(c_t,\,q_t)/\kappa}}"
+    r"{\sum_{\tilde q\,\in\,Q_t} e^{\mathrm{sim}(c_t,\,\tilde q)/\kappa}}\qquad L = L_m + \alpha L_d$",
+    "wav2vec2-diversity": r"$L_d = \frac{1}{GV}\left(GV - \sum_{g=1}^{G} e^{H(\bar p_g)}\right)\qquad "
+    r"(\mathrm{paper:}\ L_d = -\frac{1}{GV}\sum_{g=1}^{G} H(\bar p_g))$",
+    "lm-fusion": r"$\hat W = \mathrm{argmax}_W\ \log p(X, W) + \lambda\,\log P(W) + \beta\,|W|$",
+    "lm-fusion-risk": r"$L = \frac{1}{N}\sum_{W\,\in\,n\mathrm{-best}(X)} p_{\lambda\beta}(W\,|\,X)\ E(W, W^{*})\qquad "
+    r"p_{\lambda\beta}(W\,|\,X) = \frac{e^{s(W)}}{\sum_{W'} e^{s(W')}}$",
+    "kneser-ney": r"$p(w\,|\,c) = \frac{\max(a(cw) - D_{a(cw)},\,0)}{\sum_v a(cv)} + \gamma(c)\,p(w\,|\,c')\qquad "
+    r"D_k = k - (k+1)\,\frac{t_1}{t_1 + 2t_2}\,\frac{t_{k+1}}{t_k}$",
+    "ctc-loss": r"$L = -\log\sum_{\pi\,:\,B(\pi) = y}\ \prod_{t=1}^{T}\ p(\pi_t\,|\,x)$",
+    "ctc-forward": r"$\alpha_t(s) = p_t(y'_s)\left(\alpha_{t-1}(s) + \alpha_{t-1}(s-1) + \alpha_{t-1}(s-2)\right)"
+    r"\qquad \mathrm{the\ last\ one\ if}\ y'_s \neq \mathrm{blank},\ y'_s \neq y'_{s-2}$",
+    "ctc-gradient": r"$\frac{\partial L}{\partial u_t(k)} = p_t(k) - \sum_{s\,:\,y'_s = k} \gamma_t(s)"
+    r"\qquad \gamma_t(s) = \frac{\alpha_t(s)\,\beta_t(s)}{p_t(y'_s)\,p(y\,|\,x)}$",
+    "ctc-prefix": r"$b_t(\ell) = p_t(\mathrm{blank})\left(b_{t-1}(\ell) + n_{t-1}(\ell)\right)\qquad "
+    r"n_t(\ell c) = p_t(c)\left(n_{t-1}(\ell c) + b_{t-1}(\ell) "
+    r"+ [\ell\ \mathrm{does\ not\ end\ in}\ c]\,n_{t-1}(\ell)\right)$",
+    "ctc-rank": r"$s(W) = \log\left(b_T(\ell) + n_T(\ell)\right) + \lambda\,\log P(W) + \beta\,|W|"
+    r" + \eta\,\mathrm{hot}(W)$",
+    "mel-window": r"$y_t = w_t\left(x_t - a\,x_{t-1}\right)\qquad "
+    r"P_k = \left|\sum_t y_t\,e^{-2\pi i\,k t / K}\right|^2$",
+    "mel-bands": r"$\mathrm{mel}(f) = 2595\,\log_{10}\left(1 + \frac{f}{700}\right)\qquad "
+    r"m_b = \log\sum_k W_{kb}\,P_k\qquad c_n = \sqrt{2/B}\sum_b m_b\,\cos\frac{\pi n (b + 1/2)}{B}$",
+    "mel-deltas": r"$d_t = \frac{\sum_{j=1}^{J} j\left(c_{t+j} - c_{t-j}\right)}{2\sum_{j=1}^{J} j^2}$",
     "clip-softmax": r"$L = -\frac{1}{2B}\sum_{i}\left[\log\frac{e^{s\,x_i\cdot y_i}}{\sum_j e^{s\,x_i\cdot y_j}}"
     r" + \log\frac{e^{s\,x_i\cdot y_i}}{\sum_j e^{s\,x_j\cdot y_i}}\right]$",
     "clip-sigmoid": r"$L = -\frac{1}{B}\sum_{i,j}\log\,\sigma\left(z_{ij}\,(s\,x_i\cdot y_j + b)\right)$",
@@ -90,6 +128,7 @@ EQUATIONS = {
     r"\exp\left(-\frac{|\log\frac{x}{1 - x} - \mu|}{b}\right)$",
     "perceptual": r"$d(x, x') = \sum_l \frac{1}{H_l W_l}\sum_{h,w}\sum_c w_{lc}"
     r"\left(\frac{y_{lchw}}{\|y_{lhw}\|} - \frac{y'_{lchw}}{\|y'_{lhw}\|}\right)^2$",
+    "fusion-score": r"$\mathrm{score}(w) = \log p(x\ |\ w) + \lambda\,\log p(w) + \beta\,|w|$",
     "diffusion-forward": r"$x_t = \alpha_t\,x_0 + \sigma_t\,\epsilon\qquad q(x_t\ |\ x_0) = N(\alpha_t x_0,\ \sigma_t^2)$",
     "diffusion-posterior": r"$q(x_s\ |\ x_t, x_0) = N\left(\frac{\alpha_t\,\sigma_s^2}{\alpha_s\,\sigma_t^2}\,x_t"
     r" + \alpha_s\left(1 - \frac{\alpha_t^2\sigma_s^2}{\alpha_s^2\sigma_t^2}\right) x_0,\ "
@@ -356,6 +395,7 @@ def main() -> None:
     (GENERATED / "image-encoders.md").write_text(encoders_table(), encoding="utf-8")
     (GENERATED / "features-network.md").write_text(figures_features.tables(), encoding="utf-8")
     (GENERATED / "generators.md").write_text(figures_generators.tables(), encoding="utf-8")
+    (GENERATED / "speech.md").write_text(figures_speech.tables(), encoding="utf-8")
     readme = HERE.parent / "README.md"
     before, rest = readme.read_text(encoding="utf-8").split(START)
     after = rest.split(END)[1]

@@ -23,6 +23,8 @@ from intermodal.methods.contrastive.clip import CLIP, CLIPConfig
 from intermodal.nn.text import TextConfig
 from intermodal.nn.vit import ViTConfig
 
+sys.path.append(str(Path(__file__).parent))  # where the toys (toy_*.py) are that several folders of tests share
+
 WORDS = ("red", "green", "blue", "yellow", "black", "white")
 COLOURS = ((220, 30, 30), (30, 180, 60), (40, 60, 220), (230, 220, 40), (10, 10, 10), (245, 245, 245))
 
@@ -103,20 +105,33 @@ def pictures(tmp_path: Path) -> Path:
     return write_pictures(tmp_path / "pictures")
 
 
-@pytest.fixture
-def toys(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """``toy_tokenizer.py``, whose tokenizers can be saved and loaded as the library's own."""
-    if (module := sys.modules.get("toy_tokenizer")) is None:
-        spec = importlib.util.spec_from_file_location("toy_tokenizer", Path(__file__).parent / "toy_tokenizer.py")
+def _plugin(name: str, monkeypatch: pytest.MonkeyPatch, *classes: str, capabilities: tuple[str, ...]) -> ModuleType:
+    """Return ``tests/NAME.py``, whose methods can be saved and loaded as the library's own while a test lasts."""
+    if (module := sys.modules.get(name)) is None:
+        spec = importlib.util.spec_from_file_location(name, Path(__file__).parent / f"{name}.py")
         assert spec is not None and spec.loader is not None
-        module = sys.modules["toy_tokenizer"] = importlib.util.module_from_spec(spec)
+        module = sys.modules[name] = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
-        trust_package("toy_tokenizer")
-    about = {"title": "A toy", "paper": "", "capabilities": ("reconstruct",), "recipes": (), "reference": ""}
+    trust_package(name)  # also where a test has imported it before
+    about = {"title": "A toy", "paper": "", "capabilities": capabilities, "recipes": (), "reference": ""}
     own = {
-        cls.id: MethodCard(id=cls.id, cls=cls.__name__, module="toy_tokenizer", **about)
-        for cls in (module.Toy, module.ToyVAE)
+        cls.id: MethodCard(id=cls.id, cls=cls.__name__, module=name, **about)
+        for cls in (getattr(module, each) for each in classes)
     }
     known = {**registry.cards(), **own}
     monkeypatch.setattr(registry, "cards", lambda: known)
     return module
+
+
+@pytest.fixture
+def toys(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """``toy_tokenizer.py``, whose tokenizers can be saved and loaded as the library's own."""
+    return _plugin("toy_tokenizer", monkeypatch, "Toy", "ToyVAE", capabilities=("reconstruct",))
+
+
+@pytest.fixture
+def tones(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """``toy_recogniser.py``, whose recogniser of tones can be saved and loaded as the library's own."""
+    return _plugin(
+        "toy_recogniser", monkeypatch, "ToyRecogniser", capabilities=("transcribe", "align", "emit", "stream")
+    )

@@ -39,7 +39,8 @@ def plain(said: str) -> str:
 def test_cues_rise_do_not_overlap_and_say_every_word(transcript: Transcript) -> None:
     found, style = cues(transcript), CueStyle()
     assert [w.text for cue in found for w in cue.words] == [w.text for w in transcript.words]
-    for cue, after in zip(found, [*found[1:], None], strict=True):
+    for place, cue in enumerate(found):
+        after = found[place + 1] if place + 1 < len(found) else None
         assert 0 <= cue.start <= cue.end and (after is None or cue.end <= after.start)
         assert len(cue.words) == 1 or cue.words[-1].end - cue.start <= style.longest
         gaps = [b.start - a.end for a, b in itertools.pairwise(cue.words)]

@@ -6,8 +6,9 @@ import math
 import re
 
 import pytest
+from PIL import Image
 
-from intermodal.evaluate.result import Evaluation, Line, Lines, Scatter, load, save
+from intermodal.evaluate.result import Aligned, Evaluation, Figure, Line, Lines, Scatter, load, save
 from intermodal.report.curves import HEIGHT, LEFT, RIGHT, WIDTH, Axes, Series, chart, log_ticks
 from intermodal.report.panels import draw
 
@@ -73,3 +74,17 @@ def test_a_map_shows_every_point_and_no_two_names_over_one_another():
     assert {n[3] for n in names} == {"first", "third"} or {n[3] for n in names} == {"first", "second", "third"}
     assert page.count("<li>") == 2  # a legend of the two groups
     assert "Nothing to show" in str(draw(Scatter("Map", "", [], [], [])))
+
+
+def test_a_picture_has_the_whole_width() -> None:
+    drawn = str(draw(Figure("Sound", "", Image.new("RGB", (3000, 30), "red"), "a <tone>")))
+    assert 'width="2000"' in drawn and "a &lt;tone&gt;" in drawn and 'class="panel drawn"' in drawn
+
+
+def test_texts_word_by_word_mark_what_differs() -> None:
+    rows = [("a.wav", [("go", "go"), ("to", "two"), ("the", ""), ("", "<b>")]), ("b.wav", [])]
+    drawn = str(draw(Aligned("Worst", "", rows, failures=True)))
+    assert drawn.count('class="place"') == 1 and drawn.count('class="made"') == 3
+    for kind in ("wrong", "missed", "added"):
+        assert f'class="place {kind}"' in drawn
+    assert "<b>" not in drawn and "(nothing)" in drawn and "Nothing to show" in str(draw(Aligned("None", "", [])))

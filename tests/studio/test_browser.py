@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -35,10 +36,26 @@ def address(small_clip: CLIP, tmp_path: Path) -> Iterator[str]:
         yield found
 
 
+TOYS = """
+import sys
+sys.path.insert(0, sys.argv.pop(1))
+import toy_recogniser
+from intermodal.cli.main import main
+from intermodal.core import config, registry
+config.trust_package("toy_recogniser")
+about = {"title": "A toy", "paper": "", "capabilities": ("transcribe",), "recipes": (), "reference": ""}
+toy = registry.MethodCard(id="toy-recogniser", cls="ToyRecogniser", module="toy_recogniser", **about)
+known = {**registry.cards(), toy.id: toy}
+registry.cards = lambda: known
+sys.exit(main())
+"""
+"""The command line that knows the toy recogniser; its first argument is the folder of the tests."""
+
+
 @contextmanager
-def served(model: Any, tmp_path: Path) -> Iterator[str]:
+def served(model: Any, tmp_path: Path, program: tuple[str, ...] = ("-m", "intermodal")) -> Iterator[str]:
     model.save(tmp_path / "run" / "model")
-    command = [sys.executable, "-m", "intermodal", "studio", str(tmp_path / "run")]
+    command = [sys.executable, *program, "studio", str(tmp_path / "run")]
     process = subprocess.Popen(
         [*command, "--port", str(free_port()), "--no-open"],
         stdout=subprocess.PIPE,
@@ -171,4 +188,35 @@ def test_a_person_draws(small_cfg: Any, chromium: Any, tmp_path: Path) -> None:
             page.get_by_label("Prompt").fill("зелёный")
             page.get_by_role("button", name="Draw").click()
             page.wait_for_selector(".im-bad")
+            context.close()
+
+
+def test_a_person_listens(tones: ModuleType, chromium: Any, tmp_path: Path) -> None:
+    soundfile = pytest.importorskip("soundfile")
+    shots = Path(os.environ.get("INTERMODAL_SCREENSHOTS", tmp_path))
+    shots.mkdir(parents=True, exist_ok=True)
+    soundfile.write(tmp_path / "a.wav", tones.spoken("GO TO THE SHED"), 8000)
+    words = "".join(f"-0.6 {word}\n" for word in ("GO", "TO", "THE", "SHED"))
+    head = "\\data\\\nngram 1=7\n\n\\1-grams:\n-2.0 <unk>\n-99 <s>\n-0.5 </s>\n"
+    (tmp_path / "small.arpa").write_text(f"{head}{words}\n\\end\\\n")
+    with served(tones.recogniser(deaf="E"), tmp_path, ("-c", TOYS, str(Path(__file__).parents[1]))) as address:
+        for name, ((width, height), scheme) in SIZES.items():
+            context = chromium.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
+            page = context.new_page()
+            page.set_default_timeout(60_000)
+            page.goto(address)
+            page.set_input_files("#im-audio input[type=file]", str(tmp_path / "a.wav"))
+            page.wait_for_selector(".im-spoken")
+            assert page.locator(".im-spoken").all_inner_texts() == ["GO TO THF SHFD"]
+            assert page.evaluate("document.querySelector('.im-wide img').naturalWidth") == 1200
+            page.set_input_files("#im-lm input[type=file]", str(tmp_path / "small.arpa"))
+            page.wait_for_function("document.querySelectorAll('.im-spoken').length === 2")
+            assert page.locator(".im-spoken").all_inner_texts() == ["GO TO THF SHFD", "GO TO THE SHED"]
+            page.locator("summary").click()
+            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "nothing sticks out"
+            page.wait_for_timeout(300)
+            page.screenshot(path=str(shots / f"studio-{name}-listen.png"), full_page=True)
+            with page.expect_download() as saved:
+                page.get_by_text("Save as SRT").click()
+            assert "GO TO THE SHED" in Path(saved.value.path()).read_text()
             context.close()

@@ -38,7 +38,7 @@ def text_of(page: gr.Blocks) -> str:
 def test_tabs_follow_the_capabilities() -> None:
     assert [t.title for t in tabs_for(("classify", "embed"))] == ["Search", "Classify"]
     assert [t.title for t in tabs_for(("embed",))] == ["Search"]
-    assert tabs_for(("transcribe",)) == []
+    assert tabs_for(("stream",)) == []
 
 
 def test_head_says_which_model_and_what_it_reached(session: Session) -> None:
@@ -103,8 +103,8 @@ def test_classify(session: Session, pictures: Path, tmp_path: Path) -> None:
 
 
 def test_nothing_to_show_is_a_sentence(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Session, "capabilities", ("transcribe",))
-    with pytest.raises(ConfigError, match=r"No tab of the page.*transcribe"):
+    monkeypatch.setattr(Session, "capabilities", ("stream",))
+    with pytest.raises(ConfigError, match=r"No tab of the page.*stream"):
         create_studio(session)
 
 

@@ -10,6 +10,8 @@ Requests are forms, so that a text and an uploaded picture are sent the same way
     curl -F image=@photo.jpg http://127.0.0.1:8000/encode
     curl -F tokens=@photos.imtok http://127.0.0.1:8000/decode
     curl -F analogy=man -F analogy=king -F analogy=woman http://127.0.0.1:8000/words
+    curl -F audio=@a.wav -F beam=50 -F lm=@an4.arpa http://127.0.0.1:8000/transcribe
+    curl -F audio=@a.wav -F text="GO TO THE SHED" http://127.0.0.1:8000/align
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from starlette.exceptions import HTTPException
 
 from intermodal.api.draw import add_drawing
 from intermodal.api.limits import MAX_BYTES, MAX_INPUTS, MAX_SAMPLES, MAX_STEPS, MAX_TEXT, LimitBody
+from intermodal.api.speech import add_speech
 from intermodal.api.tokens import numbers_of, read_tokens, token_bytes
 from intermodal.core.errors import DataError, IntermodalError
 from intermodal.core.version import __version__
@@ -305,6 +308,7 @@ def create_app(run: str | Path | Session, index: SearchIndex | None = None, *, m
         return Words(words=[Word(word=w.word, cosine=w.cosine, rank=w.rank) for w in found])
 
     add_drawing(app, session, one_at_a_time)
+    add_speech(app, session, one_at_a_time)
     return app
 
 

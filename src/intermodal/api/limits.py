@@ -11,6 +11,9 @@ MAX_INPUTS = 256
 MAX_TEXT = 10_000
 MAX_SAMPLES = 64
 MAX_STEPS = 10_000
+MAX_RECORDINGS = 16
+MAX_SECONDS = 900.0
+"""Of sound in one request, in all."""
 
 
 class LimitBody:

@@ -32,6 +32,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "api": ("fastapi", "uvicorn", "python-multipart"),
     "emoji": ("resvg-py",),
     "text": ("numba",),
+    "speech": ("soundfile", "soxr", "numba", "jiwer"),
     "docs": ("mkdocs-material",),
 }
 """What each extra of pyproject.toml brings (a test compares them)."""

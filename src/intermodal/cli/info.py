@@ -23,7 +23,7 @@ class Arguments:
     """Say what is at a path.
 
     Attributes:
-        path: a run, a checkpoint, a published folder, a picture, data (folder or file), a known set, or hub:owner/name.
+        path: a run, a checkpoint, a published folder, a picture, a recording, data, a known set, or hub:owner/name.
         json: print JSON.
     """
 
@@ -65,7 +65,26 @@ def describe(path: str) -> dict[str, Any]:
         from intermodal.data.picture_files import read_facts
 
         return {"is": "a picture", **read_facts(path)}
+    from intermodal.data.speech_layouts import is_recording
+
+    if folder.is_file() and is_recording(folder.name):
+        return {"is": "a recording", **_recording(path)}
     return {"is": "data", **_data(path)}
+
+
+def _recording(path: str) -> dict[str, Any]:
+    """Return what a recording's head says, and what is odd about its first minute."""
+    from intermodal.data.audio import audio_blocks, audio_info, notes_on
+
+    found = audio_info(path)
+    facts: dict[str, Any] = {
+        "format": found.format,
+        "rate": found.rate,
+        "channels": found.channels,
+        "seconds": round(found.seconds, 3),
+    }
+    notes = notes_on(next(audio_blocks(path, found.rate, 60.0)), found.rate)
+    return {**facts, "notes": list(notes)} if notes else facts
 
 
 def _run(folder: Path) -> dict[str, Any]:

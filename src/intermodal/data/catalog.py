@@ -44,6 +44,10 @@ CATALOG: dict[str, Entry] = {
         file="an4.parquet",
         about="CMU AN4: 1,078 spoken utterances at 16 kHz, 48 minutes, with transcripts (free, notice in its licence)",
     ),
+    "an4-lexicon": Entry(
+        file="an4.dic",
+        about="the pronunciation dictionary of CMU AN4's words, in CMU's format",
+    ),
     "fsdd": Entry(
         file="fsdd.parquet",
         about="Free Spoken Digit Dataset: 2,500 recordings of digits at 8 kHz by five speakers (CC BY-SA 4.0)",

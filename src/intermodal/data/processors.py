@@ -73,6 +73,10 @@ class Processor:
             from intermodal.data.transcripts import PieceProcessor
 
             return PieceProcessor.restore(data, folder)
+        if data.get("kind") == "tokens":
+            from intermodal.data.token_processor import TokenProcessor
+
+            return TokenProcessor.restore(data, folder)
         if data.get("kind") == "vocabulary":
             from intermodal.data.words import Vocabulary
 

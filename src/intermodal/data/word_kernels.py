@@ -1,8 +1,9 @@
 """Compiled counting and numbering of words in UTF-8 bytes: a hash table of words that both share. Needs numba.
 
-The bytes come from :func:`intermodal.data.words.separated`: a word is a run of a-z and of bytes above 127. Words are kept
-one behind the other in one array of bytes; the table holds their numbers by open addressing with linear probing, hashed
-by FNV-1a (64 bits). Two words with the same hash are told apart by their bytes.
+There are two rules. Of bytes that come from :func:`intermodal.data.words.separated` a word is a run of a-z and of bytes
+above 127; of text that is to be taken as it is (``whole``) a word is what white space and control characters separate. Words
+are kept one behind the other in one array of bytes; the table holds their numbers by open addressing with linear probing,
+hashed by FNV-1a (64 bits). Two words with the same hash are told apart by their bytes.
 """
 
 from __future__ import annotations
@@ -28,9 +29,14 @@ Number = Any
 
 
 class WordTable:
-    """Words by number, in the order in which they were first met, with their counts."""
+    """Words by number, in the order in which they were first met, with their counts.
 
-    def __init__(self) -> None:
+    Args:
+        whole: words are what white space separates, whatever characters they have; see the module's text.
+    """
+
+    def __init__(self, *, whole: bool = False) -> None:
+        self.whole = whole
         self._slots = np.full(1 << 16, -1, np.int32)
         self._hashes = np.zeros(1 << 15, np.uint64)
         self._starts = np.zeros((1 << 15) + 1, np.int64)
@@ -39,9 +45,9 @@ class WordTable:
         self._size = 0
 
     @classmethod
-    def of(cls, words: Sequence[str]) -> WordTable:
+    def of(cls, words: Sequence[str], *, whole: bool = False) -> WordTable:
         """Return the table of words that are known: each has its place in ``words`` as number."""
-        table = cls()
+        table = cls(whole=whole)
         for start in range(0, len(words), 4096):
             table.count(" ".join(words[start : start + 4096]).encode())
         if len(table) != len(words):
@@ -59,20 +65,35 @@ class WordTable:
         while place < len(data):
             self._make_room(len(data) - place)
             place, self._size = _count(
-                data, place, self._slots, self._hashes, self._starts, self._counts, self._bytes, self._size
+                data, place, self.whole, self._slots, self._hashes, self._starts, self._counts, self._bytes, self._size
             )
 
-    def encode(self, text: bytes, newlines: int) -> Array:
-        """Return the numbers of the known words of some bytes, int32, and -1 at breaks and at the end.
+    def encode(self, text: bytes, newlines: int, unknown: int = -1) -> Array:
+        """Return the numbers of the words of some bytes, int32, and -1 at breaks and at the end.
 
         Args:
             text: the bytes.
             newlines: so many line ends with nothing but white space between make a break; 0 for none.
+            unknown: the number of words that are not in the table; -1 leaves them out.
         """
         data = np.frombuffer(text, np.uint8)
         out = np.empty(len(data) + 2, np.int32)  # a letter and a line end may make a word and a break
-        used = _encode(data, self._slots, self._hashes, self._starts, self._bytes, newlines, out)
+        used = _encode(data, self.whole, self._slots, self._hashes, self._starts, self._bytes, newlines, unknown, out)
         return out[:used]
+
+    def look_up(self, data: Array, begins: Array, ends: Array) -> Array:
+        """Return the numbers of words that stand in some bytes (uint8), int32, -1 for those that are not in the table.
+
+        Args:
+            data: the bytes.
+            begins: int64, where each word begins.
+            ends: int64, of the same shape, where it ends.
+        """
+        out = np.empty(begins.size, np.int32)
+        _look_up(
+            data, begins.ravel(), ends.ravel(), self.whole, self._slots, self._hashes, self._starts, self._bytes, out
+        )
+        return out.reshape(begins.shape)
 
     def items(self) -> Iterator[tuple[str, int]]:
         """Yield each word and its count, in the order of the numbers."""
@@ -96,7 +117,9 @@ class WordTable:
 
 
 @njit(nogil=True, cache=True, inline="always")
-def _in_word(byte: Number) -> bool:
+def _in_word(byte: Number, whole: bool) -> bool:
+    if whole:
+        return byte > _SPACE
     return (byte >= 97 and byte <= 122) or byte > 127
 
 
@@ -122,10 +145,10 @@ def _find(  # noqa: PLR0917 - compiled code takes its arrays one by one
 
 
 @njit(nogil=True, cache=True)
-def _next_word(data: Array, place: Number) -> tuple[Number, Number]:
+def _next_word(data: Array, place: Number, whole: bool) -> tuple[Number, Number]:
     """Return where the word that begins at ``place`` ends, and its hash."""
     code = np.uint64(0xCBF29CE484222325)
-    while place < len(data) and _in_word(data[place]):
+    while place < len(data) and _in_word(data[place], whole):
         code = (code ^ np.uint64(data[place])) * np.uint64(0x100000001B3)
         place += 1
     return place, code ^ (code >> np.uint64(29))
@@ -133,13 +156,21 @@ def _next_word(data: Array, place: Number) -> tuple[Number, Number]:
 
 @njit(nogil=True, cache=True)
 def _count(  # noqa: PLR0917
-    data: Array, place: Number, slots: Array, hashes: Array, starts: Array, counts: Array, text: Array, size: Number
+    data: Array,
+    place: Number,
+    whole: bool,
+    slots: Array,
+    hashes: Array,
+    starts: Array,
+    counts: Array,
+    text: Array,
+    size: Number,
 ) -> tuple[Number, Number]:
     while place < len(data):
-        if not _in_word(data[place]):
+        if not _in_word(data[place], whole):
             place += 1
             continue
-        end, code = _next_word(data, place)
+        end, code = _next_word(data, place, whole)
         slot = _find(data, place, end, code, slots, hashes, starts, text)
         word = slots[slot]
         if word < 0:
@@ -159,15 +190,25 @@ def _count(  # noqa: PLR0917
 
 @njit(nogil=True, cache=True)
 def _encode(  # noqa: PLR0917
-    data: Array, slots: Array, hashes: Array, starts: Array, text: Array, newlines: Number, out: Array
+    data: Array,
+    whole: bool,
+    slots: Array,
+    hashes: Array,
+    starts: Array,
+    text: Array,
+    newlines: Number,
+    unknown: Number,
+    out: Array,
 ) -> Number:
     place = used = met = 0
     while place < len(data):
         byte = data[place]
-        if _in_word(byte):
+        if _in_word(byte, whole):
             met = 0
-            end, code = _next_word(data, place)
+            end, code = _next_word(data, place, whole)
             word = slots[_find(data, place, end, code, slots, hashes, starts, text)]
+            if word < 0:
+                word = unknown
             if word >= 0:
                 out[used] = word
                 used += 1
@@ -195,3 +236,20 @@ def _refill(slots: Array, hashes: Array, size: Number) -> None:
         while slots[slot] >= 0:
             slot = (slot + 1) & mask
         slots[slot] = word
+
+
+@njit(nogil=True, cache=True)
+def _look_up(  # noqa: PLR0917
+    data: Array,
+    begins: Array,
+    ends: Array,
+    whole: bool,
+    slots: Array,
+    hashes: Array,
+    starts: Array,
+    text: Array,
+    out: Array,
+) -> None:
+    for i in range(len(begins)):
+        _, code = _next_word(data, begins[i], whole)
+        out[i] = slots[_find(data, begins[i], ends[i], code, slots, hashes, starts, text)]

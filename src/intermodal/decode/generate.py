@@ -47,6 +47,41 @@ def generate(
     Raises:
         ValueError: if there is no prompt, ``most`` is below 1, or there are not as many generators as sequences.
     """
+    return _generate(stepper, prompt_BP, most, sampling, generator, end, watch, None)
+
+
+@torch.no_grad()
+def generate_scored(
+    stepper: Stepper[State],
+    prompt_BP: Tensor,
+    most: int,
+    *,
+    sampling: Sampling,
+    generator: torch.Generator | Sequence[torch.Generator],
+    end: int | None = None,
+    watch: Callable[[int], None] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Return what :func:`generate` does, and the log-probability of each new token.
+
+    Returns:
+        the tokens, int64 ``(B, N)``, and float32 ``(B, N)``: ``log softmax(logits)`` of each at temperature 1, natural; 0
+        for what fills up behind the end.
+    """
+    scores: list[Tensor] = []
+    tokens_BN = _generate(stepper, prompt_BP, most, sampling, generator, end, watch, scores)
+    return tokens_BN, torch.stack(scores, 1)
+
+
+def _generate(  # noqa: PLR0917 - two calls, from above
+    stepper: Stepper[State],
+    prompt_BP: Tensor,
+    most: int,
+    sampling: Sampling,
+    generator: torch.Generator | Sequence[torch.Generator],
+    end: int | None,
+    watch: Callable[[int], None] | None,
+    scores: list[Tensor] | None,
+) -> Tensor:
     if prompt_BP.dim() != 2 or prompt_BP.shape[1] < 1 or most < 1:
         raise ValueError(f"A prompt of at least one token and a step are needed, found {prompt_BP.shape} and {most}.")
     uniform_BN = uniform(len(prompt_BP), most, generator).to(prompt_BP.device)
@@ -56,6 +91,9 @@ def generate(
     for number in range(most):
         logits_BV, state = stepper.step(state, tokens_BL)
         token_B = choose(logits_BV, sampling, uniform_BN[:, number])
+        if scores is not None:
+            chosen_B = logits_BV.float().log_softmax(-1).gather(1, token_B.unsqueeze(1)).squeeze(1)
+            scores.append(chosen_B.masked_fill(ended_B, 0.0))
         if end is not None:
             token_B = torch.where(ended_B, end, token_B)
             ended_B = token_B == end

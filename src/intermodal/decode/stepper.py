@@ -125,3 +125,32 @@ class GuidedStepper(Generic[State]):
         """Choose among the sequences, once their prompts are read; see :meth:`Stepper.reorder`."""
         inner, begun = state
         return self.stepper.reorder(inner, torch.cat([rows_N, rows_N + begun])), len(rows_N)
+
+
+class RuledStepper(Generic[State]):
+    """Lets only those tokens come next that some rule allows, by what was written before.
+
+    Args:
+        stepper: of the model.
+        rule: from logits ``(B, V)`` and the tokens that were read after the prompt, ``(B, N)``, to the logits with
+            ``-inf`` for those that may not come.
+    """
+
+    def __init__(self, stepper: Stepper[State], rule: Callable[[Tensor, Tensor], Tensor]) -> None:
+        self.stepper, self.rule = stepper, rule
+
+    def start(self, length: int) -> tuple[State, Tensor | None]:
+        """Return the model's own state and what was written: nothing, not even a prompt."""
+        return self.stepper.start(length), None
+
+    def step(self, state: tuple[State, Tensor | None], tokens_BL: Tensor) -> tuple[Tensor, tuple[State, Tensor | None]]:
+        """Read tokens; see :meth:`Stepper.step`."""
+        inner, made_BN = state
+        logits_BV, inner = self.stepper.step(inner, tokens_BL)
+        made_BN = tokens_BL[:, :0] if made_BN is None else torch.cat([made_BN, tokens_BL], 1)
+        return self.rule(logits_BV, made_BN), (inner, made_BN)
+
+    def reorder(self, state: tuple[State, Tensor | None], rows_N: Tensor) -> tuple[State, Tensor | None]:
+        """Choose among the sequences; see :meth:`Stepper.reorder`."""
+        inner, made_BN = state
+        return self.stepper.reorder(inner, rows_N), None if made_BN is None else made_BN[rows_N]

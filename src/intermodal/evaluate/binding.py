@@ -23,6 +23,8 @@ from intermodal.core.progress import Progress
 from intermodal.data.emoji import EmojiPictures, EmojiSource
 from intermodal.data.sketch import Sketched, SketchedSource
 from intermodal.data.source import Source, SourceConfig
+from intermodal.data.spoken import SpokenPictures, SpokenPicturesSource
+from intermodal.evaluate.binding_sound import judge_sounds
 from intermodal.evaluate.encoding import BATCH
 from intermodal.evaluate.result import Evaluation, Gallery, Headline, Item, Panel, Table, in_percent
 from intermodal.methods.contrastive.binding import Binding
@@ -51,7 +53,7 @@ def evaluate_binding(
         DataError: if the split is not there.
     """
     start = time.monotonic()
-    if isinstance(source, SketchedSource) and isinstance(source.pictures, EmojiSource):
+    if isinstance(source, SketchedSource | SpokenPicturesSource) and isinstance(source.pictures, EmojiSource):
         source = source.replace(pictures__unit="picture")
     opened = source.open(split)
     galleries = _galleries(opened, MOST if full else QUICK)
@@ -65,6 +67,8 @@ def evaluate_binding(
         metrics |= _reranked(method, opened, galleries, found, most=len(galleries) if full else 1)
     progress("Judging pairs of modalities", 0.8)
     if not full:
+        if isinstance(opened, SpokenPictures):
+            metrics |= judge_sounds(method, opened, [], None, progress)[0]
         return Evaluation(split, _ordered(metrics), [], time.monotonic() - start)
     metrics |= _chance(galleries, list(metrics))
     untrained = _untrained(method)
@@ -74,13 +78,19 @@ def evaluate_binding(
         metrics |= _through(method, source, found)
     progress("Drawing maps", 0.95)
     panels: list[Panel] = [_table(metrics, method), *_shown(method, opened, galleries[0], found[0])]
+    if isinstance(opened, SpokenPictures):
+        trained_on = opened.pictures.config.replace(unit="concept").open("train")
+        texts = [trained_on.sample(i)["text"] for i in range(len(trained_on))]
+        figures, heard = judge_sounds(method, opened, texts, untrained, progress)
+        metrics |= figures
+        panels = [*heard, *panels]
     ordered = _ordered(metrics)
     return Evaluation(split, ordered, panels, time.monotonic() - start, _headline(ordered, len(galleries[0])))
 
 
 def _galleries(opened: Source, most: int) -> list[list[int]]:
     """Return which samples are searched together: of the emoji set those of one style, so that each concept occurs once."""
-    pictures = opened.pictures if isinstance(opened, Sketched) else opened
+    pictures = opened.pictures if isinstance(opened, Sketched | SpokenPictures) else opened
     if not isinstance(pictures, EmojiPictures):
         return [list(range(min(len(opened), most)))]
     styles: dict[str, list[int]] = {}
@@ -90,10 +100,11 @@ def _galleries(opened: Source, most: int) -> list[list[int]]:
 
 
 def _embedded(method: Binding, opened: Source, rows: Sequence[int]) -> dict[str, np.ndarray]:
-    parts: dict[str, list[np.ndarray]] = {m: [] for m in method.modalities}
+    seen = [m for m in method.modalities if m != "audio"]  # sounds belong to a few pictures of their own
+    parts: dict[str, list[np.ndarray]] = {m: [] for m in seen}
     for start in range(0, len(rows), BATCH):
         samples = [opened.sample(i) for i in rows[start : start + BATCH]]
-        for modality in method.modalities:
+        for modality in seen:
             parts[modality].append(method.embed(modality, [s[modality] for s in samples]))
     return {m: np.concatenate(p) for m, p in parts.items()}
 
@@ -101,7 +112,7 @@ def _embedded(method: Binding, opened: Source, rows: Sequence[int]) -> dict[str,
 def _pairs(method: Binding, found: list[dict[str, np.ndarray]]) -> dict[str, float]:
     """Return each direction's recall, the mean over galleries, and the mean of those that were never trained."""
     metrics: dict[str, float] = {}
-    for query, gallery in permutations(method.modalities, 2):
+    for query, gallery in permutations(found[0], 2):
         scores = [
             retrieval(torch.from_numpy(f[query]), torch.from_numpy(f[gallery]), list(range(len(f[query]))))
             for f in found
@@ -165,13 +176,24 @@ def _through(method: Binding, source: SourceConfig, found: list[dict[str, np.nda
 
 
 def _ordered(metrics: dict[str, float]) -> dict[str, float]:
-    first = [n for n in ("emergent_r10", "text_to_image_r10", "image_to_text_r10", "match_r1") if n in metrics]
+    first = [
+        n
+        for n in (
+            "audio_to_text_accuracy",
+            "text_to_audio_map",
+            "emergent_r10",
+            "text_to_image_r10",
+            "image_to_text_r10",
+            "match_r1",
+        )
+        if n in metrics
+    ]
     return {n: metrics[n] for n in [*first, *(n for n in metrics if n not in first)]}
 
 
 def _table(metrics: dict[str, float], method: Binding) -> Table:
     rows: list[list[str | float | None]] = []
-    for query, gallery in permutations(method.modalities, 2):
+    for query, gallery in permutations([m for m in method.modalities if m != "audio"], 2):
         trained = "image" in (query, gallery)
         name = f"{query}_to_{gallery}_r10"
         rows.append(
@@ -187,6 +209,14 @@ def _table(metrics: dict[str, float], method: Binding) -> Table:
 
 
 def _headline(metrics: dict[str, float], size: int) -> Headline:
+    if "audio_to_text_accuracy" in metrics:
+        return Headline(
+            in_percent(metrics["audio_to_text_accuracy"]),
+            "of spoken words by an unheard speaker find their own text, though no sound was ever paired with a text: both "
+            f"know the same pictures. Chance finds {in_percent(metrics['chance_audio_to_text_accuracy'])}, random weights "
+            f"{in_percent(metrics['random_audio_to_text_accuracy'])}; the trained way from sound to picture "
+            f"{in_percent(metrics['audio_to_image_accuracy'])}.",
+        )
     if "emergent_r10" not in metrics:
         return Headline(
             in_percent(metrics["text_to_image_r10"]),

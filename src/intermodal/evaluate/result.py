@@ -162,8 +162,44 @@ class Scatter:
     groups: list[str]
 
 
-Panel = Gallery | Heatmap | Table | Bars | Lines | Scatter
-_KINDS: dict[str, type[Panel]] = {cls.__name__.lower(): cls for cls in (Gallery, Heatmap, Table, Bars, Lines, Scatter)}
+@dataclass(frozen=True)
+class Figure:
+    """One picture across the whole page: a drawing with axes of its own.
+
+    Attributes:
+        title: a heading.
+        about: one or two sentences that say what is seen.
+        image: the picture, at twice the size that it is shown at, for sharp screens.
+        alt: what it shows, for those who do not see it.
+    """
+
+    title: str
+    about: str
+    image: Image.Image
+    alt: str = ""
+
+
+@dataclass(frozen=True)
+class Aligned:
+    """Texts word by word above what was made of them; what differs is marked.
+
+    Attributes:
+        title: a heading.
+        about: one or two sentences, with the rule by which they were picked.
+        rows: what each is called, and its places: what is right and what was made of it, ``""`` for nothing.
+        failures: shows mistakes, which the report keeps in a section of their own.
+    """
+
+    title: str
+    about: str
+    rows: list[tuple[str, list[tuple[str, str]]]]
+    failures: bool = False
+
+
+Panel = Gallery | Heatmap | Table | Bars | Lines | Scatter | Figure | Aligned
+_KINDS: dict[str, type[Panel]] = {
+    cls.__name__.lower(): cls for cls in (Gallery, Heatmap, Table, Bars, Lines, Scatter, Figure, Aligned)
+}
 
 
 @dataclass(frozen=True)
@@ -292,12 +328,15 @@ def _write_picture(image: Image.Image, pictures: Path) -> str:
 
 
 def _panel_from_plain(data: dict[str, Any], pictures: Path, opened: dict[str, Image.Image]) -> Panel:
-    def item(plain: dict[str, Any]) -> Item:
-        name = plain.get("image")
-        if name is not None and name not in opened:
+    def picture(name: str) -> Image.Image:
+        if name not in opened:
             with Image.open(pictures / Path(name).name) as file:
                 opened[name] = file.copy()
-        return Item(**{**plain, "image": None if name is None else opened[name]})
+        return opened[name]
+
+    def item(plain: dict[str, Any]) -> Item:
+        name = plain.get("image")
+        return Item(**{**plain, "image": None if name is None else picture(name)})
 
     values = dict(data)
     cls = _KINDS[values.pop("kind")]
@@ -315,6 +354,10 @@ def _panel_from_plain(data: dict[str, Any], pictures: Path, opened: dict[str, Im
         values["series"] = [Line(s["name"], _numbers(s["x"]), _numbers(s["y"])) for s in values["series"]]
     elif cls is Scatter:
         values["points"] = [(float(x), float(y)) for x, y in values["points"]]
+    elif cls is Figure:
+        values["image"] = picture(values["image"])
+    elif cls is Aligned:
+        values["rows"] = [(name, [(right, made) for right, made in places]) for name, places in values["rows"]]
     return cls(**values)
 
 

@@ -13,7 +13,7 @@ from intermodal.core.errors import CheckpointError, ConfigError, IntermodalError
 from intermodal.core.files import read_json
 from intermodal.core.registry import load_class
 from intermodal.data.processors import Processor
-from intermodal.hub import autoencoder_kl, bert, clip, dalle_dvae, ddpm, open_clip, unet, vqmodel
+from intermodal.hub import autoencoder_kl, bert, clip, dalle_dvae, ddpm, open_clip, unet, vqmodel, wav2vec2, whisper
 from intermodal.hub.ddpm import PIPELINE
 from intermodal.hub.download import download, is_hub_id
 from intermodal.hub.processors import (
@@ -201,5 +201,8 @@ READERS: dict[str, Callable[[Path, dict[str, Any], Mapping[str, Processor] | Non
     autoencoder_kl.CLASS: _read_autoencoder_kl,
     vqmodel.CLASS: _read_vqmodel,
     dalle_dvae.FLAVA: _read_flava_codebook,
+    "wav2vec2": wav2vec2.read,
+    "hubert": wav2vec2.read,
+    whisper.KIND: whisper.read,
 }
 """How a published folder is read, by the ``model_type`` (transformers) or ``_class_name`` (diffusers) in ``config.json``."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
@@ -77,6 +78,14 @@ def generator_of(batch: Batch) -> torch.Generator:
     for value in seeds.tolist():  # FNV-1a over the samples' seeds: the order of the samples counts
         mixed = ((mixed ^ value) * 0x100000001B3) & 0x7FFFFFFFFFFFFFFF
     return torch.Generator().manual_seed(mixed)
+
+
+@contextmanager
+def seeded(generator: torch.Generator) -> Iterator[None]:
+    """Let ``generator`` decide what draws from torch's global generator, as dropout does, and leave no trace there."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(int(torch.randint(2**62, (), generator=generator)))
+        yield
 
 
 class NativeEngine(Protocol):

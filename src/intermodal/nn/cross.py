@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from intermodal.nn.transformer import MLP, Activation, Attention
+from intermodal.nn.cache import LayerCache
+from intermodal.nn.transformer import MLP, Activation, Attention, Block
 
 
 class CrossBlock(nn.Module):
@@ -42,3 +43,59 @@ class CrossBlock(nn.Module):
     def weights(self, x_BLD: Tensor, context_BSC: Tensor) -> Tensor:
         """Return where each token looks, (B, H, L, S): the attention's weights, which sum to one over S."""
         return self.attention.weights(self.norm1(x_BLD), self.context_norm(context_BSC))
+
+
+class DecoderBlock(Block):
+    """A pre-norm residual block that attends to what it has written, and to a context.
+
+    ``x + attention(norm1(x))``, then ``x + cross(cross_norm(x), c)``, then ``x + mlp(norm2(x))`` (Vaswani et al. 2017,
+    section 3.1, the norms placed as in GPT-2).
+
+    Args:
+        width: D, a multiple of ``heads``.
+        heads: H.
+        context_dim: C.
+        hidden: of the MLP.
+        activation: of the MLP.
+        dropout: of each branch, while training.
+        attention_dropout: of the attention weights, while training.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        context_dim: int,
+        hidden: int,
+        *,
+        activation: Activation = "gelu",
+        dropout: float = 0.0,
+        attention_dropout: float = 0.0,
+    ) -> None:
+        attention = Attention(width, heads, causal=True, dropout=attention_dropout)
+        super().__init__(width, attention, MLP(width, hidden, activation), dropout=dropout)
+        self.cross_norm = nn.LayerNorm(width)
+        self.cross = Attention(width, heads, context_dim=context_dim, dropout=attention_dropout)
+
+    def forward(  # type: ignore[override]  # a decoder's block cannot do without its context
+        self,
+        x_BLD: Tensor,
+        context: Tensor | tuple[Tensor, Tensor],
+        *,
+        mask: Tensor | None = None,
+        cache: LayerCache | None = None,
+    ) -> Tensor:
+        """Map (B, L, D) to (B, L, D).
+
+        Args:
+            x_BLD: what is written.
+            context: (B, S, C), or what ``cross.keys`` made of it.
+            mask: of the self-attention, as in :meth:`Attention.forward`.
+            cache: of the self-attention.
+        """
+        x_BLD = x_BLD + self.dropout(self.attention(self.norm1(x_BLD), mask=mask, cache=cache))
+        asked_BLD = self.cross_norm(x_BLD)
+        kept = isinstance(context, tuple)
+        heard_BLD = self.cross(asked_BLD, kept=context) if kept else self.cross(asked_BLD, context)
+        x_BLD = x_BLD + self.dropout(heard_BLD)
+        return x_BLD + self.dropout(self.mlp(self.norm2(x_BLD)))

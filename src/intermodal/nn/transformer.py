@@ -49,9 +49,16 @@ SHORT = 512
 
 
 def attend(
-    q_BHLK: Tensor, k_BHSK: Tensor, v_BHSK: Tensor, *, mask: Tensor | None, dropout: float, causal: bool
+    q_BHLK: Tensor,
+    k_BHSK: Tensor,
+    v_BHSK: Tensor,
+    *,
+    mask: Tensor | None,
+    dropout: float,
+    causal: bool,
+    bias: Tensor | None = None,
 ) -> Tensor:
-    """Return ``softmax(q k^T / sqrt(K)) v`` (Vaswani et al. 2017, equation 1), by the faster of two ways.
+    """Return ``softmax(q k^T / sqrt(K) + bias) v`` (Vaswani et al. 2017, equation 1), by the faster of two ways.
 
     torch's fused kernel serves everywhere but in one place: half precision on a CPU at up to 512 keys, where the products
     written out are two to three times as fast forward (with 16 queries or more) and more so backward. Both compute the same.
@@ -62,7 +69,8 @@ def attend(
         v_BHSK: values, of the keys' shape.
         mask: bool, broadcasts to (B, H, L, S), True where attending is allowed; each query needs one.
         dropout: share of the weights to zero; the others are scaled by ``1 / (1 - dropout)``.
-        causal: position ``i`` sees positions ``<= i`` only (L = S); not together with a mask.
+        causal: position ``i`` sees positions ``<= i`` only (L = S); not together with a mask or a bias.
+        bias: float, broadcasts to (B, H, L, S), added before the softmax (relative positions).
 
     Returns:
         Shape (B, H, L, K).
@@ -71,12 +79,16 @@ def attend(
     needs_grad = torch.is_grad_enabled() and q_BHLK.requires_grad
     written_out = half and (needs_grad or q_BHLK.shape[2] >= 16) and k_BHSK.shape[2] <= SHORT
     if not (written_out and q_BHLK.device.type == "cpu"):
+        if bias is not None:
+            mask = bias if mask is None else bias.masked_fill(~mask, float("-inf"))
         return F.scaled_dot_product_attention(
             q_BHLK, k_BHSK, v_BHSK, attn_mask=mask, dropout_p=dropout, is_causal=causal
         )
     if causal:
         mask = past(q_BHLK.shape[2], k_BHSK.shape[2], q_BHLK.device)
     scores_BHLS = (q_BHLK * q_BHLK.shape[-1] ** -0.5) @ k_BHSK.transpose(-1, -2)
+    if bias is not None:
+        scores_BHLS = scores_BHLS + bias
     if mask is not None:
         scores_BHLS = scores_BHLS.masked_fill(~mask, float("-inf"))
     weights_BHLS = scores_BHLS.softmax(-1, dtype=scores_BHLS.dtype)
@@ -103,6 +115,9 @@ class Attention(nn.Module):
         dropout: share of the attention weights that are zeroed while training, from 0 to below 1, drawn from
             torch's global generator.
         input_bias: queries, keys and values have a bias.
+        positions: of self-attention: a module from queries and keys to queries, keys and a bias of the scores (or None) that
+            knows how far apart they are (:class:`intermodal.nn.conformer.RelativePositions`); the queries are the last L of
+            the S positions.
 
     Raises:
         ConfigError: if ``width`` is no multiple of ``heads``.
@@ -118,6 +133,7 @@ class Attention(nn.Module):
         causal: bool = False,
         dropout: float = 0.0,
         input_bias: bool = True,
+        positions: nn.Module | None = None,
     ) -> None:
         super().__init__()
         if heads < 1 or width % heads:
@@ -131,6 +147,7 @@ class Attention(nn.Module):
             self.q = nn.Linear(width, width, bias=input_bias)
             self.kv = nn.Linear(context_dim, 2 * width, bias=input_bias)
         self.out = nn.Linear(width, output_dim or width)
+        self.positions = positions
 
     def forward(
         self,
@@ -139,6 +156,7 @@ class Attention(nn.Module):
         *,
         mask: Tensor | None = None,
         cache: LayerCache | None = None,
+        kept: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
         """Attend from ``x_BLD`` to itself or to ``context_BSC``.
 
@@ -150,6 +168,7 @@ class Attention(nn.Module):
                 key.
             cache: of causal self-attention: what was read before. ``x_BLD`` goes on from there and is kept too; S counts
                 all that is kept then.
+            kept: of attention with a context, in its place: what :meth:`keys` made of it, for many steps over one context.
 
         Returns:
             float, shape (B, L, D) (or ``output_dim`` as its last size).
@@ -158,7 +177,10 @@ class Attention(nn.Module):
             ValueError: if the context is missing or given to self-attention, or a cache is given to attention that is
                 not causal, in which a position read before would have to change.
         """
-        q_BHLK, k_BHSK, v_BHSK = self._project(x_BLD, context_BSC)
+        if kept is None:
+            q_BHLK, k_BHSK, v_BHSK = self._project(x_BLD, context_BSC)
+        else:
+            q_BHLK, (k_BHSK, v_BHSK) = self.q(x_BLD).unflatten(-1, (self.heads, -1)).transpose(1, 2), kept
         if cache is not None:
             if context_BSC is not None or not self.causal:
                 raise ValueError("Only causal self-attention can go on from a cache.")
@@ -168,6 +190,9 @@ class Attention(nn.Module):
             mask = self._pairs(mask, queries, keys)
         elif self.causal and 1 < queries < keys:
             mask = past(queries, keys, q_BHLK.device)
+        bias = None
+        if self.positions is not None:
+            q_BHLK, k_BHSK, bias = self.positions(q_BHLK, k_BHSK)
         y_BHLK = attend(
             q_BHLK,
             k_BHSK,
@@ -175,8 +200,33 @@ class Attention(nn.Module):
             mask=mask,
             dropout=self.dropout if self.training else 0.0,
             causal=self.causal and mask is None and queries == keys,
+            bias=bias,
         )
         return self.out(y_BHLK.transpose(1, 2).flatten(-2))
+
+    def keys(self, context_BSC: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the keys and values of a context, each (B, H, S, K); only for attention that was built with one."""
+        k_BSHK, v_BSHK = self.kv(context_BSC).unflatten(-1, (2, self.heads, -1)).unbind(-3)
+        return k_BSHK.transpose(1, 2), v_BSHK.transpose(1, 2)
+
+    def onward(self, x_BLD: Tensor, kept: tuple[Tensor, Tensor] | None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Attend from new positions to themselves and to those that are kept: a window that moves over a stream.
+
+        Args:
+            x_BLD: the new positions, shape (B, L, D).
+            kept: keys and values of the positions right before them, each (B, H, N, K); None at the beginning.
+
+        Returns:
+            The result, shape (B, L, D), and the keys and values of all N + L, of which the caller keeps the last ones.
+        """
+        q_BHLK, k_BHSK, v_BHSK = self._project(x_BLD, None)
+        if kept is not None:
+            k_BHSK, v_BHSK = torch.cat([kept[0], k_BHSK], 2), torch.cat([kept[1], v_BHSK], 2)
+        found, bias = (k_BHSK, v_BHSK), None
+        if self.positions is not None:
+            q_BHLK, k_BHSK, bias = self.positions(q_BHLK, k_BHSK)
+        y_BHLK = attend(q_BHLK, k_BHSK, v_BHSK, mask=None, dropout=0.0, causal=False, bias=bias)
+        return self.out(y_BHLK.transpose(1, 2).flatten(-2)), found
 
     def weights(self, x_BLD: Tensor, context_BSC: Tensor | None = None) -> Tensor:
         """Return what :meth:`forward` without a mask weighs the values with, (B, H, L, S): for looking at, not for training.
@@ -199,8 +249,7 @@ class Attention(nn.Module):
         else:
             if hasattr(self, "qkv"):
                 raise ValueError("This is self-attention: build it with context_dim to give it a context.")
-            q_BLHK = self.q(x_BLD).unflatten(-1, (self.heads, -1))
-            k_BSHK, v_BSHK = self.kv(context_BSC).unflatten(-1, (2, self.heads, -1)).unbind(-3)
+            return self.q(x_BLD).unflatten(-1, (self.heads, -1)).transpose(1, 2), *self.keys(context_BSC)
         return q_BLHK.transpose(1, 2), k_BSHK.transpose(1, 2), v_BSHK.transpose(1, 2)
 
     def _pairs(self, mask: Tensor, queries: int, keys: int) -> Tensor:

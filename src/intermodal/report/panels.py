@@ -10,7 +10,7 @@ from functools import singledispatch
 import numpy as np
 from PIL import Image
 
-from intermodal.evaluate.result import Bars, Gallery, Heatmap, Item, Lines, Panel, Scatter, Table
+from intermodal.evaluate.result import Aligned, Bars, Figure, Gallery, Heatmap, Item, Lines, Panel, Scatter, Table
 from intermodal.report.curves import Axes, Series, chart
 from intermodal.report.html import Child, Html, el
 from intermodal.report.maps import scatter
@@ -18,6 +18,8 @@ from intermodal.report.words import number, percent
 
 LONGEST_SIDE = 160
 """Pictures are shrunk to this many pixels: twice what they are shown at, for sharp screens."""
+FIGURE_SIDE = 2000
+"""The same of a picture that has the page's whole width."""
 
 
 def draw(panel: Panel) -> Html:
@@ -28,20 +30,25 @@ def draw(panel: Panel) -> Html:
         "figure",
         el("figcaption", el("h3", panel.title), el("p", panel.about) if panel.about else None),
         _body(panel),
-        class_=f"panel {type(panel).__name__.lower()}{' half' if _is_short(panel) else ''}",
+        class_=f"panel {_kind(panel)}{' half' if _is_short(panel) else ''}",
     )
+
+
+def _kind(panel: Panel) -> str:
+    """Return how the style sheet knows a kind of panel; ``figure`` is a number there."""
+    return "drawn" if isinstance(panel, Figure) else type(panel).__name__.lower()
 
 
 def _is_short(panel: Panel) -> bool:
     return isinstance(panel, Bars) and len(panel.names) <= 6 and panel.baseline is None
 
 
-def picture(image: Image.Image, alt: str) -> Html:
-    """Return an ``img`` that holds its own data."""
+def picture(image: Image.Image, alt: str, longest: int = LONGEST_SIDE) -> Html:
+    """Return an ``img`` that holds its own data, with sides of at most ``longest`` pixels."""
     image = image if image.mode in ("RGB", "RGBA") else image.convert("RGB")
-    if max(image.size) > LONGEST_SIDE:
+    if max(image.size) > longest:
         image = image.copy()
-        image.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.LANCZOS)
+        image.thumbnail((longest, longest), Image.Resampling.LANCZOS)
     data = min((_webp(image, lossless) for lossless in (True, False)), key=len)
     source = f"data:image/webp;base64,{base64.b64encode(data).decode()}"
     return el("img", src=source, alt=alt, width=image.width, height=image.height, loading="lazy", decoding="async")
@@ -183,6 +190,37 @@ def _bars(panel: Bars) -> Html:
             el("tr", [el("th", n, scope="col", class_="n" if i > 1 else None) for i, n in enumerate(names)]),
         )
     return el("table", head, el("tbody", rows))
+
+
+@_body.register
+def _figure(panel: Figure) -> Html:
+    return el("div", picture(panel.image, panel.alt or panel.title, FIGURE_SIDE), class_="drawing")
+
+
+@_body.register
+def _aligned(panel: Aligned) -> Html:
+    if not panel.rows:
+        return el("p", "Nothing to show.", class_="empty")
+    rows = [
+        el(
+            "li",
+            el("span", name, class_="note"),
+            el("p", [_place(right, made) for right, made in places] or "(nothing)"),
+        )
+        for name, places in panel.rows
+    ]
+    legend = "Above what was said, below what was made of it where that differs; – is nothing."
+    return Html(el("ol", rows, class_="places") + el("p", legend, class_="legend"))
+
+
+def _place(right: str, made: str) -> Html:
+    """Return one place of an alignment: what is right, and below it what was made of it if that is another thing."""
+    if right == made:
+        return el("span", el("span", right), class_="place")
+    said = "missed" if not made else "added" if not right else "wrong"
+    return el(
+        "span", el("span", right or "–"), el("span", made or "–", class_="made"), class_=f"place {said}", title=said
+    )
 
 
 @_body.register

@@ -8,7 +8,7 @@ from typing import Any
 
 from intermodal.core.errors import ConfigError
 from intermodal.core.registry import card
-from intermodal.evaluate.result import Bars, Evaluation, Gallery, Table
+from intermodal.evaluate.result import Bars, Evaluation, Table
 from intermodal.report.curves import COLOURS, Series, chart
 from intermodal.report.html import Child, Html, el, join
 from intermodal.report.panels import draw
@@ -131,10 +131,10 @@ def pictures(record: Record) -> Html:
 
 
 def failures(record: Record) -> Html:
-    """Return the galleries of mistakes."""
+    """Return the panels of mistakes."""
     if record.main is None:
         return Html("")
-    return join([draw(p) for p in record.main.panels if isinstance(p, Gallery) and p.failures])
+    return join([draw(p) for p in record.main.panels if getattr(p, "failures", False)])
 
 
 def curves(record: Record) -> Html:

@@ -102,6 +102,14 @@ def download(data: bytes, name: str, words: str, media: str = "image/png") -> st
     return f'<p class="im-save"><a href="{source}" download="{html.escape(name)}">{html.escape(words)}</a></p>'
 
 
+def wide_picture(picture: Image.Image, words: str) -> str:
+    """Return a picture as wide as the page, with what it shows in words."""
+    buffer = io.BytesIO()
+    picture.save(buffer, "WEBP", quality=88, method=4)
+    source = "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return f'<div class="im-wide"><img src="{source}" alt="{html.escape(words)}"></div>'
+
+
 def passages(items: Sequence[tuple[str, float | None, str]], caption: str) -> str:
     """Return texts as a list.
 

@@ -2,8 +2,8 @@
 
 Each modality M has a tower of its own and is trained with InfoNCE against the pictures, with a temperature of its own
 (Girdhar 2023, equation 1, in both directions): L = sum over M of (L_I,M + L_M,I) / 2. Two modalities that were never seen
-together meet in the pictures' space: their alignment *emerges*. Here the modalities are texts and line drawings; sounds
-join with the speech methods.
+together meet in the pictures' space: their alignment *emerges*. Here the modalities are texts, line drawings and sounds.
+Of sounds there are few that differ (spoken words) and each has pictures of its own, so those of one word are all positives.
 
 Beside the joint space there is a cross-modal block: a text's tokens attend to the picture's and a binary classifier says
 whether the two belong together, trained on the hardest pairs of the batch (ALBEF, Li et al. 2021, section 3.2). It is
@@ -30,10 +30,13 @@ from intermodal.core.errors import ConfigError, DataError
 from intermodal.core.fields import SEED, Field
 from intermodal.core.registry import MethodCard
 from intermodal.data.processors import Processor
+from intermodal.data.spoken import KEY, SOUNDING
+from intermodal.data.transcripts import AUDIO
 from intermodal.losses.contrastive import info_nce
 from intermodal.methods.base import Batch, Losses, Method, generator_of
 from intermodal.nn.cross import CrossBlock
 from intermodal.nn.resnet import STRIDE, ModifiedResNet, ResNetConfig
+from intermodal.nn.sound import SoundConfig, SoundTower
 from intermodal.nn.text import TextConfig, TextTransformer
 from intermodal.nn.vit import VisionTransformer, ViTConfig
 
@@ -43,7 +46,7 @@ CARD = MethodCard(
     paper="Girdhar et al. 2023 (ImageBind); Li et al. 2021 (ALBEF's matching)",
     cls="Binding",
     capabilities=("embed",),
-    recipes=("binding",),
+    recipes=("binding", "binding-sound"),
     reference="exact: InfoNCE pair by pair, the matching loss and the attention maps in float64",
 )
 
@@ -60,6 +63,7 @@ class BindingConfig(Config):
         image: the tower of the pictures, to which all else is bound.
         text: the tower of texts.
         sketch: the tower of line drawings; None for none.
+        sound: the tower of sounds; None for none.
         embed_dim: D, the size of the joint space.
         init_logit_scale: each modality's learnt scale at the start, before the logarithm.
         cross_heads: A, of the cross-modal block.
@@ -70,6 +74,7 @@ class BindingConfig(Config):
     image: ViTConfig | ResNetConfig
     text: TextConfig
     sketch: ViTConfig | ResNetConfig | None = None
+    sound: SoundConfig | None = None
     embed_dim: int = 256
     init_logit_scale: float = 1 / 0.07
     cross_heads: int = 4
@@ -89,7 +94,7 @@ class Binding(Method):
 
     Args:
         config: the architecture.
-        processors: ``image``, ``text`` and, with its tower, ``sketch``.
+        processors: ``image``, ``text`` and, with their towers, ``sketch``, and ``audio``, ``audio_image`` and ``audio_key``.
     """
 
     id = "binding"
@@ -98,14 +103,20 @@ class Binding(Method):
 
     def __init__(self, config: BindingConfig, processors: Mapping[str, Processor]) -> None:
         super().__init__(config, processors)
-        self.modalities: tuple[str, ...] = ("image", "text") + (("sketch",) if config.sketch is not None else ())
+        configs: dict[str, Any] = {
+            "image": config.image,
+            "text": config.text,
+            "sketch": config.sketch,
+            "audio": config.sound,
+        }
+        self.modalities: tuple[str, ...] = tuple(name for name, tower in configs.items() if tower is not None)
         self.needs = {
             "image": Field((), "image", "a picture"),
             "text": Field((), "str", "a text that describes the picture"),
             **({"sketch": Field((), "image", "a line drawing of the picture")} if config.sketch is not None else {}),
-            **({"seed": SEED} if config.match_weight else {}),
+            **({"audio": AUDIO, "audio_image": SOUNDING, "audio_key": KEY} if config.sound is not None else {}),
+            **({"seed": SEED} if config.match_weight or config.sound is not None else {}),
         }
-        configs: dict[str, Any] = {"image": config.image, "text": config.text, "sketch": config.sketch}
         self.towers = nn.ModuleDict({name: _tower(configs[name]) for name in self.modalities})
         self.projections = nn.ModuleDict(
             {name: nn.Linear(configs[name].output_dim, config.embed_dim, bias=False) for name in self.modalities}
@@ -119,10 +130,13 @@ class Binding(Method):
             self.match_head = nn.Linear(config.text.width, 1)
         self._seen: dict[str, Tensor] = {}
 
-    def encode(self, modality: str, prepared: Tensor) -> tuple[Tensor, Tensor]:
-        """Return unit vectors ``(B, D)`` and tokens ``(B, S, C)`` of prepared inputs of one modality."""
+    def encode(self, modality: str, prepared: Tensor, *sound: Any) -> tuple[Tensor, Tensor]:
+        """Return unit vectors ``(B, D)`` and tokens ``(B, S, C)`` of prepared inputs of one modality.
+
+        Sounds come with what else their tower takes: their lengths, and a generator where a part of them is to be hidden.
+        """
         tower = self.towers[modality]
-        pooled, tokens = tower(prepared)
+        pooled, tokens = tower(prepared, *sound)
         if isinstance(tower, VisionTransformer) and tower.config.pool == "cls":
             tokens = tokens[:, 1:]
         return F.normalize(self.projections[modality](pooled), dim=-1), tokens
@@ -132,12 +146,15 @@ class Binding(Method):
         """Return the loss of prepared ``image`` ``(B, C, H, W)`` and ``text`` ``(B, L)``, and ``sketch`` like ``image``.
 
         InfoNCE of every modality against the pictures, over the global batch, and the matching loss over this process's
-        own pairs.
+        own pairs. With sounds also of ``audio`` ``(B, T)``, ``audio_length`` and ``audio_key`` ``(B,)`` against
+        ``audio_image``, likewise over this process's own.
         """
         image, patches = self.encode("image", batch["image"])
         parts: dict[str, Tensor] = {}
         total = image.new_zeros(())
-        for modality in self.modalities[1:]:
+        if self.config.sound is not None:
+            total = total + self._sounds(batch, parts)
+        for modality in [m for m in self.modalities[1:] if m != "audio"]:
             vectors, tokens = self.encode(modality, batch[modality])
             scale = self.logit_scales[modality].clamp(max=MAX_LOGIT_SCALE).exp()
             bound = info_nce(image, vectors, scale)
@@ -149,6 +166,16 @@ class Binding(Method):
                 parts |= {"match_loss": match.detach(), "match_accuracy": right}
         self._seen = parts
         return Losses(total, parts)
+
+    def _sounds(self, batch: Batch, parts: dict[str, Tensor]) -> Tensor:
+        """Return the loss of sounds against their pictures, and note it: all pictures of a sound's key are right."""
+        pictures, _ = self.encode("image", batch["audio_image"])
+        hiding = generator_of(batch) if self.training else None
+        sounds, _ = self.encode("audio", batch["audio"], batch["audio_length"], hiding)
+        scale = self.logit_scales["audio"].clamp(max=MAX_LOGIT_SCALE).exp()
+        bound = shared_info_nce(pictures, sounds, scale, batch["audio_key"])
+        parts |= {"audio_loss": bound.detach(), "audio_scale": scale.detach()}
+        return bound
 
     def _match(  # noqa: PLR0917 (two encoded sides, their scale and where randomness comes from)
         self, image: Tensor, patches: Tensor, text: Tensor, words: Tensor, scale: Tensor, batch: Batch
@@ -188,11 +215,19 @@ class Binding(Method):
 
     @torch.inference_mode()
     def embed(self, modality: str, inputs: Sequence[Any]) -> np.ndarray:
-        """Return float32 unit vectors ``(len(inputs), D)`` of PIL images (``image``, ``sketch``) or strings (``text``)."""
+        """Return float32 unit vectors ``(len(inputs), D)``.
+
+        ``image`` and ``sketch`` take PIL images, ``text`` strings, ``audio`` recordings (paths, bytes, Waveforms).
+        """
         if modality not in self.modalities:
             raise DataError(f"This model embeds {', '.join(self.modalities)}, not {modality!r}.")
         if not inputs:
             return np.zeros((0, self.config.embed_dim), np.float32)
+        if modality == "audio":
+            waves = [self.processors["audio"].encode(value) for value in inputs]
+            lengths = torch.tensor([len(wave) for wave in waves], device=self.device)
+            padded = nn.utils.rnn.pad_sequence(waves, batch_first=True).to(self.device)
+            return self._in_eval(lambda: self.encode("audio", padded, lengths)[0]).numpy()
         return self._in_eval(lambda: self.encode(modality, self._prepared(modality, inputs))[0]).numpy()
 
     @torch.inference_mode()
@@ -257,6 +292,24 @@ class Binding(Method):
         return 3.0 * batch_size * (self.config.image.flops() + self.config.text.flops() + sketch)
 
 
+def shared_info_nce(image_BD: Tensor, other_BD: Tensor, scale: Tensor, key_B: Tensor) -> Tensor:
+    """Return InfoNCE where all rows of one key belong together, the mean of both directions.
+
+    The target of a row is evenly shared among the rows of its key: with different keys it is InfoNCE itself (Girdhar 2023,
+    equation 1; the shared target is UniCL's, Yang et al. 2022, equation 2).
+
+    Args:
+        image_BD: unit vectors.
+        other_BD: unit vectors.
+        scale: inverse temperature.
+        key_B: int64.
+    """
+    target_BB = (key_B[:, None] == key_B[None, :]).float()
+    target_BB = target_BB / target_BB.sum(1, keepdim=True)  # symmetric: rows of one key have the same sum
+    logits_BB = scale.float() * image_BD.float() @ other_BD.float().T
+    return (F.cross_entropy(logits_BB, target_BB) + F.cross_entropy(logits_BB.T, target_BB)) / 2
+
+
 def hard_negatives(
     query_BD: Tensor, others_BD: Tensor, scale: Tensor, candidates: int, generator: torch.Generator
 ) -> Tensor:
@@ -284,7 +337,9 @@ def hard_negatives(
     return rows_BN.gather(1, chosen_B[:, None])[:, 0]
 
 
-def _tower(config: ViTConfig | ResNetConfig | TextConfig) -> nn.Module:
+def _tower(config: ViTConfig | ResNetConfig | TextConfig | SoundConfig) -> nn.Module:
+    if isinstance(config, SoundConfig):
+        return SoundTower(config)
     if isinstance(config, TextConfig):
         return TextTransformer(config)
     return VisionTransformer(config) if isinstance(config, ViTConfig) else ModifiedResNet(config)

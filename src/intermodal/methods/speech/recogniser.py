@@ -171,11 +171,12 @@ def _windows(audio: Any, rate: int, kept: int, margin: int) -> Iterator[tuple[np
 def _groups(lengths: Sequence[tuple[int, float]]) -> Iterator[list[int]]:
     """Yield numbers of recordings in groups of like length, of at most :data:`BATCH_SECONDS` with padding."""
     group: list[int] = []
+    longest = 0.0
     for number, seconds in sorted(lengths, key=lambda item: -item[1]):
-        longest = dict(lengths)[group[0]] if group else seconds
         if group and longest * (len(group) + 1) > BATCH_SECONDS:
             yield group
             group = []
+        longest = longest if group else seconds
         group.append(number)
     if group:
         yield group
