@@ -161,7 +161,8 @@ def binding() -> BindingRecipe:
 def binding_sound() -> BindingRecipe:
     """Spoken digits join pictures and texts: no sound is ever paired with a text.
 
-    ``intermodal train binding-sound``; judged on a speaker who was not heard in training.
+    ``intermodal train binding-sound``, 6 CPU minutes: 57 % of an unheard speaker's digits find their text
+    among ten, where chance finds 10 %.
     """
     return BindingRecipe(
         name="binding-sound",
@@ -183,4 +184,14 @@ def binding_sound() -> BindingRecipe:
         augment=AUGMENT,
         optim=OPTIM,
         train=TRAIN.replace(steps=900),
+        expect=(
+            Expect(
+                metric="audio_to_text_accuracy",
+                low=0.42,
+                high=0.72,
+                on="500 recordings of an unheard speaker",
+                hardware="one thread of a two-core CPU",
+                minutes=11.8,
+            ),
+        ),
     )

@@ -17,7 +17,7 @@ from intermodal.methods.speech.ctc import CTC, CTCConfig, build_ctc
 from intermodal.nn.speech_encoders import CNNEncoderConfig, ConformerEncoderConfig, LSTMEncoderConfig
 from intermodal.nn.speech_features import FeatureConfig, SpecAugmentConfig
 from intermodal.recipes.base import OptimConfig, TrainConfig
-from intermodal.recipes.speech import AN4, FSDD, SpeechRecipe
+from intermodal.recipes.speech import AN4, AN4_WORDS, FSDD, FSDD_RULE, SpeechRecipe, reaches
 
 FITTED = 256
 """Recordings, evenly spread, that global normalisation is fitted on."""
@@ -94,10 +94,13 @@ HIDDEN = SpecAugmentConfig(time_masks=2, time_width=20, frequency_masks=2, frequ
 def ctc() -> CTCRecipe:
     """Letters of AN4 (spelled names, dates, numbers, commands) by depthwise-separable convolutions over maps.
 
-    ``intermodal train ctc``; ``--data FOLDER`` trains it on your own recordings with transcripts.
+    ``intermodal train ctc``, 26 CPU minutes: 5.4 % of AN4's 773 test words are wrong greedily, 4.5 % with a 3-gram of the
+    training transcripts. ``--data FOLDER`` trains it on your own recordings with transcripts.
     """
     encoder = CNNEncoderConfig(width=256, depth=8, kernel=11, expansion=2, front="maps", maps=32, dropout=0.2)
-    return _an4("ctc", CTCConfig(features=HEARD, encoder=encoder, augment=HIDDEN), lr=3e-3, steps=11_000)
+    return _an4("ctc", CTCConfig(features=HEARD, encoder=encoder, augment=HIDDEN), lr=3e-3, steps=11_000).replace(
+        expect=reaches("wer", 0.035, 0.08, AN4_WORDS, 33.3)
+    )
 
 
 def ctc_cnn() -> CTCRecipe:
@@ -115,11 +118,15 @@ def ctc_lstm() -> CTCRecipe:
 
 
 def ctc_conformer() -> CTCRecipe:
-    """The same with a small Conformer. ``intermodal train ctc-conformer``."""
+    """The same with a small Conformer: 7.2 % greedily, 5.4 % with a 3-gram.
+
+    ``intermodal train ctc-conformer``, 29 CPU minutes.
+    """
     encoder = ConformerEncoderConfig(
         width=144, depth=4, heads=4, expansion=4, kernel=15, front="maps", maps=32, dropout=0.1
     )
-    return _an4("ctc-conformer", CTCConfig(features=HEARD, encoder=encoder, augment=HIDDEN), lr=2e-3, steps=8_000)
+    recipe = _an4("ctc-conformer", CTCConfig(features=HEARD, encoder=encoder, augment=HIDDEN), lr=2e-3, steps=8_000)
+    return recipe.replace(expect=reaches("wer", 0.05, 0.1, AN4_WORDS, 58.0))
 
 
 def ctc_streaming() -> CTCRecipe:
@@ -137,7 +144,10 @@ def ctc_streaming() -> CTCRecipe:
 
 
 def ctc_digits() -> CTCRecipe:
-    """Spoken digits of the Free Spoken Digit Dataset, 8 kHz, by the published split. ``intermodal train ctc-digits``."""
+    """Spoken digits of the Free Spoken Digit Dataset, 8 kHz, by the published rule: 93 % right, 97 % with a lexicon's words.
+
+    ``intermodal train ctc-digits``, 1 CPU minute. Isolated words are no task for letters one by one: ``mel`` reads 99 %.
+    """
     encoder = CNNEncoderConfig(
         width=96, depth=4, kernel=9, expansion=2, front="maps", maps=16, dropout=0.2, subsampling=2
     )
@@ -145,4 +155,6 @@ def ctc_digits() -> CTCRecipe:
     hidden = SpecAugmentConfig(time_masks=1, time_width=8, frequency_masks=1, frequency_width=8)
     recipe = _an4("ctc-digits", CTCConfig(features=features, encoder=encoder, augment=hidden), lr=2e-3, steps=3_000)
     # The published rule tests the speakers that it trains: none of them is set aside.
-    return recipe.replace(source=FSDD.replace(speeds=SPEEDS, validation_share=0.0), rate=8000, train__eval_every=0)
+    return recipe.replace(
+        source=FSDD.replace(speeds=SPEEDS, validation_share=0.0), rate=8000, train__eval_every=0
+    ).replace(expect=reaches("wer", 0.03, 0.12, FSDD_RULE, 3.8))

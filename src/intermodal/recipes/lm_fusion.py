@@ -25,7 +25,7 @@ from intermodal.methods.speech.ctc import CTC, CTCConfig, build_ctc
 from intermodal.methods.speech.lm_fusion import LMFusion
 from intermodal.nn.speech_encoders import CNNEncoderConfig
 from intermodal.recipes.base import OptimConfig, Recipe, TrainConfig
-from intermodal.recipes.speech import AN4, SpeechRecipe
+from intermodal.recipes.speech import AN4, AN4_WORDS, SpeechRecipe, reaches
 
 FIRST = "runs/ctc"
 
@@ -139,4 +139,5 @@ def lm_fusion() -> LMFusionRecipe:
         model=FusionConfig(),
         optim=OptimConfig(lr=0.1, betas=(0.9, 0.99), weight_decay=0.0, warmup=0),
         train=TrainConfig(steps=120, batch_size=16, log_every=10, eval_every=60, checkpoint_every=60),
+        expect=reaches("wer", 0.03, 0.07, AN4_WORDS, 1.3),
     )

@@ -10,10 +10,28 @@ from intermodal.core.errors import DataError
 from intermodal.data.named import HUB
 from intermodal.data.speech import SpeechSource
 from intermodal.data.transcripts import AudioProcessor, Case, CharacterProcessor, PieceProcessor, TranscriptProcessor
-from intermodal.recipes.base import Recipe
+from intermodal.recipes.base import Expect, Recipe
 
 AN4 = SpeechSource(path=Path("an4"))
 FSDD = SpeechSource(path=Path("fsdd"))
+
+
+AN4_WORDS = "AN4's 773 test words"
+FSDD_RULE = "FSDD's 250 test recordings"
+
+
+def reaches(metric: str, low: float, high: float, on: str, minutes: float) -> tuple[Expect, ...]:
+    """Return what a recipe reaches, on one thread of a two-core CPU (AMD EPYC), within a band."""
+    return (
+        Expect(
+            metric=metric,
+            low=low,
+            high=high,
+            on=on,
+            hardware="one thread of a two-core CPU (AMD EPYC)",
+            minutes=minutes,
+        ),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
