@@ -5,7 +5,7 @@ training texts. The values are the sums of the best scores of all utterances; th
 states (a prefix and whether its paths end in a blank), as flashlight's do, so ours do here too.
 
 So that all see the same: log-probabilities are floored at 1e-15, as pyctcdecode does. pyctcdecode scores the empty word
-after a space at the end as an unknown word, by which it loses the best text of a third of these utterances; here it is given
+after a space at the end as an unknown word, by which it loses the best text of 39 of these 130 utterances; here it is given
 a language model (its own, with one rule more) that does not. For flashlight, a last frame is added that can only be a space,
 because its lexicon's words end in one; it prunes before it adds up paths and ours after, so that where both happen the sums
 differ in the fifth digit.

@@ -102,7 +102,13 @@ class HmmRecipe(SpeechRecipe):
         """Return the engine over the training recordings."""
         assert isinstance(method, Hmm)
         return method.native(
-            source=self.source.open("train"), plan=self.plan, folder=folder, steps=self.train.steps, progress=progress
+            source=self.source.open("train"),
+            plan=self.plan,
+            folder=folder,
+            steps=self.train.steps,
+            progress=progress,
+            speeds=self.source.speeds,
+            max_unreadable=self.source.max_unreadable,
         )
 
     def evaluate(self, method: Method, split: str, progress: Progress) -> Evaluation:

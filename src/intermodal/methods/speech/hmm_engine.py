@@ -12,6 +12,7 @@ interruption, which may be in the middle of a pass.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -22,8 +23,8 @@ import torch
 from intermodal.core.config import Config
 from intermodal.core.errors import ConfigError, DataError
 from intermodal.core.progress import Progress
-from intermodal.data.audio import read_audio
-from intermodal.data.source import Source
+from intermodal.data.audio import read_audio, resample
+from intermodal.data.source import Source, Unreadable, UnreadableCounter
 from intermodal.methods.speech.hmm import Hmm
 from intermodal.nn.hmm import Graph, viterbi
 from intermodal.nn.hmm import Path as Way
@@ -111,6 +112,8 @@ class HmmEngine:
         folder: where the temporary file of features is written; it is removed by :meth:`close`.
         steps: into how many equal parts the work is divided.
         progress: told of the listening.
+        speeds: each recording is heard at each of these speeds (Ko et al. 2015), which moves voices up and down.
+        max_unreadable: training stops when more than this share of the recordings cannot be read.
 
     Raises:
         ConfigError: if there are more steps than recordings to share.
@@ -119,7 +122,16 @@ class HmmEngine:
     """
 
     def __init__(
-        self, method: Hmm, *, source: Source, plan: HmmPlan, folder: Path, steps: int, progress: Progress
+        self,
+        method: Hmm,
+        *,
+        source: Source,
+        plan: HmmPlan,
+        folder: Path,
+        steps: int,
+        progress: Progress,
+        speeds: Sequence[float] = (1.0,),
+        max_unreadable: float = 0.05,
     ) -> None:
         from intermodal.nn import hmm_kernels  # noqa: F401 - says at once if numba is missing
 
@@ -130,7 +142,7 @@ class HmmEngine:
         self.path = folder / FILE
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            self._listen(source, progress)
+            self._listen(source, speeds, UnreadableCounter(source.name, max_unreadable), progress)
         except BaseException:
             self.path.unlink(missing_ok=True)
             raise
@@ -153,7 +165,9 @@ class HmmEngine:
         self.counts_PK = np.zeros_like(self.mixtures.weight_PK)
         self._loss = 0.0
 
-    def _listen(self, source: Source, progress: Progress) -> None:
+    def _listen(
+        self, source: Source, speeds: Sequence[float], unreadable: UnreadableCounter, progress: Progress
+    ) -> None:
         """Write the features of all recordings that fit their texts, and take their moments."""
         method, rate = self.method, self.method.sample_rate
         was_training = method.training
@@ -163,19 +177,27 @@ class HmmEngine:
         first = second = np.zeros(method.features.size)
         with self.path.open("wb") as file, torch.inference_mode():
             for row in range(len(source)):
-                sample = source.sample(row)
-                wave = torch.from_numpy(read_audio(sample["audio"], rate).samples)[None].to(method.device)
-                feature_ND = method.features(wave)[0][0].cpu().numpy().astype(np.float32)
-                words = tuple(method.lexicon.split(str(sample["text"])))
                 progress("listening to the recordings", (row + 1) / len(source))
-                if len(feature_ND) < method.graph(words).shortest:
-                    self.unfit += 1
+                try:
+                    sample = source.sample(row)
+                except DataError as error:
+                    unreadable.add([Unreadable(source.sample_name(row), str(error))], 0)
                     continue
-                file.write(feature_ND.tobytes())
-                starts.append(starts[-1] + len(feature_ND))
-                self.texts.append(words)
-                first = first + feature_ND.sum(0, dtype=np.float64)
-                second = second + np.square(feature_ND, dtype=np.float64).sum(0)
+                unreadable.add([], 1)
+                words = tuple(method.lexicon.split(str(sample["text"])))
+                wave = read_audio(sample["audio"], rate).samples
+                for speed in speeds:
+                    heard = wave if speed == 1 else resample(wave, rate * speed, rate)
+                    feature_ND = method.features(torch.from_numpy(heard)[None].to(method.device))[0][0]
+                    values_ND = feature_ND.cpu().numpy().astype(np.float32)
+                    if len(values_ND) < method.graph(words).shortest:
+                        self.unfit += 1
+                        continue
+                    file.write(values_ND.tobytes())
+                    starts.append(starts[-1] + len(values_ND))
+                    self.texts.append(words)
+                    first = first + values_ND.sum(0, dtype=np.float64)
+                    second = second + np.square(values_ND, dtype=np.float64).sum(0)
         method.train(was_training)
         if not self.texts:
             raise DataError(
