@@ -88,13 +88,28 @@ def _soxr() -> Any:
     return soxr
 
 
-def audio_info(value: str | Path | bytes, name: str = "") -> AudioInfo:
+def _unpacked(value: Any, name: str) -> tuple[Any, str]:
+    """Return what ``datasets``' struct of ``bytes`` and ``path`` holds, and how errors call it; all else as it is."""
+    if isinstance(value, dict):
+        name = name or str(value.get("path") or "")
+        value = value.get("bytes") or value.get("path")
+    return value, name or _name_of(value)
+
+
+def audio_info(value: Any, name: str = "") -> AudioInfo:
     """Return what a file's header says, without reading its samples.
+
+    Args:
+        value: a path, encoded bytes, or ``datasets``' struct of them.
+        name: how errors call it.
 
     Raises:
         DataError: if it is missing or no sound.
     """
-    with _open(value, name or _name_of(value)) as file:
+    value, name = _unpacked(value, name)
+    if not isinstance(value, (str, Path, bytes)):
+        raise DataError(f"{name} holds no sound (found {type(value).__name__}).")
+    with _open(value, name) as file:
         return AudioInfo(file.samplerate, file.channels, file.frames, f"{file.format}, {file.subtype}")
 
 
@@ -110,10 +125,7 @@ def read_audio(value: Any, rate: int | None = None, name: str = "") -> Waveform:
         DataError: if it is missing, no sound, empty, cut short, or holds a sample that is not a finite number.
         MissingExtraError: without soundfile or soxr.
     """
-    if isinstance(value, dict):
-        name = name or str(value.get("path") or "")
-        value = value.get("bytes") or value.get("path")
-    name = name or _name_of(value)
+    value, name = _unpacked(value, name)
     if isinstance(value, Waveform):
         samples, own = np.ascontiguousarray(value.samples, np.float32), value.rate
         if samples.ndim != 1:
@@ -159,7 +171,7 @@ def audio_blocks(value: Any, rate: int, seconds: float = 30.0, name: str = "") -
         DataError: as :func:`read_audio`, when the spoilt place is reached.
     """
     size = max(1, round(seconds * rate))
-    name = name or _name_of(value)
+    value, name = _unpacked(value, name)
     if not isinstance(value, (str, Path, bytes)):
         samples = read_audio(value, rate, name).samples
         yield from (samples[at : at + size] for at in range(0, len(samples), size))

@@ -226,6 +226,20 @@ class LabelProcessor(Config, Processor):
         return self.to_dict()
 
 
+def read_tokenizer(path: Path) -> Tokenizer:
+    """Read a tokenizer out of a checkpoint.
+
+    Raises:
+        CheckpointError: if the file is missing or damaged.
+    """
+    if not path.exists():
+        raise CheckpointError(f"The tokenizer {path} is missing from the checkpoint.")
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # the tokenizers package raises nothing narrower
+        raise CheckpointError(f"The tokenizer {path} cannot be read ({error}).") from error
+
+
 class TextProcessor(Processor):
     """Strings <-> ``(L,)`` int64 token ids: special tokens added, cut to the context and padded.
 
@@ -298,15 +312,8 @@ class TextProcessor(Processor):
         Raises:
             CheckpointError: if the file is missing or damaged.
         """
-        path = folder / Path(data["tokenizer"]).name
-        if not path.exists():
-            raise CheckpointError(f"The tokenizer {path} is missing from the checkpoint.")
-        try:
-            tokenizer = Tokenizer.from_file(str(path))
-        except Exception as error:  # the tokenizers package raises nothing narrower
-            raise CheckpointError(f"The tokenizer {path} cannot be read ({error}).") from error
         return cls(
-            tokenizer,
+            read_tokenizer(folder / Path(data["tokenizer"]).name),
             context_length=data["context_length"],
             eos_id=data["eos_id"],
             pad_id=data["pad_id"],

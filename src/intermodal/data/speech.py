@@ -18,7 +18,7 @@ from intermodal.data.layouts import read_text, scan
 from intermodal.data.source import Sample, Source, SourceConfig
 from intermodal.data.speech_layouts import ACCEPTED, SPEAKER_COLUMNS, TRANSCRIPT_COLUMNS, Recording, list_recordings
 from intermodal.data.splits import check_split, choose_split
-from intermodal.data.table import clean_texts, read_parquet
+from intermodal.data.table import clean_texts, read_parquet, row_names
 from intermodal.data.transcripts import AUDIO, TRANSCRIPT
 
 KNOWN = ("an4", "fsdd")
@@ -133,18 +133,12 @@ class _TableListing(_Listing):
         if "audio" not in columns or text is None:
             raise DataError(f"{root} has the columns {', '.join(columns)}: speech needs audio and text. {ACCEPTED}")
         count = self.table.num_rows
+        self.names = row_names(self.table, "audio")
         self._texts = self.table.column(text).to_pylist()
         speaker = next((c for c in SPEAKER_COLUMNS if c in columns), None)
         self.speakers = [str(s or "") for s in self.table.column(speaker).to_pylist()] if speaker else [""] * count
         self.splits = self.table.column("split").to_pylist() if "split" in columns else [None] * count
         self._seconds = self.table.column("seconds").to_pylist() if "seconds" in columns else None
-        self.names = [self._name(i) for i in range(count)]
-
-    def _name(self, row: int) -> str:
-        column = self.table.column("audio")
-        value = column[row]
-        path = value["path"].as_py() if "path" in getattr(value, "keys", list)() else None
-        return str(path or f"row {row}")
 
     def audio(self, row: int) -> Any:
         return self.table.column("audio")[row].as_py()
@@ -155,8 +149,7 @@ class _TableListing(_Listing):
     def seconds(self, row: int) -> float:
         if self._seconds is not None:
             return float(self._seconds[row])
-        value = self.audio(row)
-        return _header_seconds(value.get("bytes") or value.get("path") if isinstance(value, dict) else value)
+        return _header_seconds(self.audio(row))
 
 
 class _FileListing(_Listing):
@@ -165,6 +158,7 @@ class _FileListing(_Listing):
         self.names = [r.file for r in self.recordings]
         self.speakers = [r.speaker for r in self.recordings]
         self.splits = [r.split for r in self.recordings]
+        self._lengths: dict[int, float] = {}
 
     def audio(self, row: int) -> Any:
         return self.root / self.recordings[row].file
@@ -174,7 +168,9 @@ class _FileListing(_Listing):
         return " ".join(read_text(text).split()) if isinstance(text, Path) else text
 
     def seconds(self, row: int) -> float:
-        return _header_seconds(self.audio(row))
+        if row not in self._lengths:  # asked for twice: to leave out what is too long, and to sort by
+            self._lengths[row] = _header_seconds(self.audio(row))
+        return self._lengths[row]
 
 
 class Recordings(Source):

@@ -10,8 +10,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from intermodal.core.errors import CheckpointError
-from intermodal.data.processors import Processor
+from intermodal.data.processors import Processor, read_tokenizer
 from intermodal.data.transcripts import TRANSCRIPT
 
 FILE = "text-tokenizer.json"
@@ -52,11 +51,4 @@ class TokenProcessor(Processor):
         Raises:
             CheckpointError: if the file is missing or damaged.
         """
-        path = folder / FILE
-        if not path.exists():
-            raise CheckpointError(f"The tokenizer {path} is missing from the checkpoint.")
-        try:
-            tokenizer = Tokenizer.from_file(str(path))
-        except Exception as error:  # the tokenizers package raises nothing narrower
-            raise CheckpointError(f"The tokenizer {path} cannot be read ({error}).") from error
-        return cls(tokenizer, start=data["start"])
+        return cls(read_tokenizer(folder / FILE), start=data["start"])

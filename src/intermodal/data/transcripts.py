@@ -13,13 +13,13 @@ from typing import Any, Literal, Self
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from torch import Tensor
+from torch import Tensor, nn
 
 from intermodal.core.config import Config
-from intermodal.core.errors import CheckpointError, ConfigError, DataError
+from intermodal.core.errors import ConfigError, DataError
 from intermodal.core.fields import Field
 from intermodal.data.audio import read_audio
-from intermodal.data.processors import Processor
+from intermodal.data.processors import Processor, read_tokenizer
 
 AUDIO = Field((), "audio", "a recording")
 TRANSCRIPT = Field((), "str", "what is said in it")
@@ -28,6 +28,7 @@ BLANK = "<blank>"
 SPACE = " "
 WORD_START = "▁"
 """How a BPE unit that begins a word begins (SentencePiece's mark)."""
+FILE = "transcript-tokenizer.json"
 Case = Literal["upper", "lower", "keep"]
 
 
@@ -58,10 +59,20 @@ class AudioProcessor(Config, Processor):
             samples = (samples - samples.mean()) / torch.sqrt(samples.var(unbiased=False) + 1e-7)
         return samples
 
+    def batch(self, values: Sequence[Any], device: str | torch.device = "cpu") -> tuple[Tensor, Tensor]:
+        """Return recordings as one batch ``(B, T)``, padded with zeros, and their lengths ``(B,)``, on a device."""
+        return padded([self.encode(value) for value in values], device)
+
     def to_folder(self, folder: Path) -> dict[str, Any]:
         """Return the configuration; there are no assets."""
         del folder
         return self.to_dict()
+
+
+def padded(waves: Sequence[Tensor], device: str | torch.device = "cpu") -> tuple[Tensor, Tensor]:
+    """Return waveforms ``(T,)`` as one batch ``(B, T)``, padded with zeros, and their lengths ``(B,)``, on a device."""
+    lengths_B = torch.tensor([len(wave) for wave in waves], device=device)
+    return nn.utils.rnn.pad_sequence(list(waves), batch_first=True).to(device), lengths_B
 
 
 def normalise(text: str, case: Case) -> str:
@@ -206,7 +217,7 @@ class PieceProcessor(Processor):
 
     def to_folder(self, folder: Path) -> dict[str, Any]:
         """Write ``transcript-tokenizer.json`` and return the other settings."""
-        self.tokenizer.save(str(folder / "transcript-tokenizer.json"))
+        self.tokenizer.save(str(folder / FILE))
         return {"kind": "pieces", "case": self.case}
 
     @classmethod
@@ -216,14 +227,7 @@ class PieceProcessor(Processor):
         Raises:
             CheckpointError: if the file is missing or damaged.
         """
-        path = folder / "transcript-tokenizer.json"
-        if not path.exists():
-            raise CheckpointError(f"The tokenizer {path} is missing from the checkpoint.")
-        try:
-            tokenizer = Tokenizer.from_file(str(path))
-        except Exception as error:  # the tokenizers package raises nothing narrower
-            raise CheckpointError(f"The tokenizer {path} cannot be read ({error}).") from error
-        return cls(tokenizer, case=data["case"])
+        return cls(read_tokenizer(folder / FILE), case=data["case"])
 
 
 TranscriptProcessor = CharacterProcessor | PieceProcessor

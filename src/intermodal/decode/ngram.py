@@ -13,7 +13,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -265,6 +265,21 @@ class NGram:
                 backoff = self.tables.backoff[low:high]
             yield Grams(words, self.tables.logp[low:high], backoff)
             above = words
+
+
+def read_ngram(path: Path) -> NGram:
+    """Return the model of a file; the last two are kept, until their files change.
+
+    Raises:
+        DataError: as :meth:`NGram.read`.
+    """
+    return _read(path, path.stat().st_mtime_ns if path.exists() else 0)
+
+
+@lru_cache(maxsize=2)
+def _read(path: Path, changed: int) -> NGram:
+    del changed
+    return NGram.read(path)
 
 
 def blocks(texts: Iterable[str]) -> Iterator[str]:

@@ -18,11 +18,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from intermodal.core.progress import Progress
 from intermodal.data.audio import Waveform, resample
 from intermodal.data.source import Source, SourceConfig
+from intermodal.data.transcripts import padded
 from intermodal.evaluate.encoding import Steps
 from intermodal.evaluate.energy import spread_out
 from intermodal.evaluate.result import Bars, Evaluation, Headline, Heatmap, Item, Panel, Table, in_percent
@@ -204,8 +205,7 @@ def _vectors(config: FeatureConfig, waves: list[Tensor], augment: SpecAugmentCon
     parts = []
     for first in range(0, len(waves), CHUNK):
         part = waves[first : first + CHUNK]
-        padded = nn.utils.rnn.pad_sequence(part, batch_first=True)
-        feature, frames = features(padded, torch.tensor([len(wave) for wave in part]))
+        feature, frames = features(*padded(part))
         if augment is not None:
             mean = float(feature.mean())
             feature = spec_augment(feature, frames, augment, generator, blocks=1 + config.deltas, fill=mean)

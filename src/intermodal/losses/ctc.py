@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from intermodal.core.errors import DataError, TrainingError
+from intermodal.nn.time_conv import frames_up_to
 
 Array = np.ndarray[Any, Any]
 How = Literal["auto", "compiled", "torch"]
@@ -281,7 +282,7 @@ def _check(logits_BTV: Tensor, frames_B: Tensor, targets_BU: Tensor, lengths_B: 
         if bool(outside_B.any()):
             bad = int(outside_B.nonzero()[0])
             raise DataError(f"CTC: utterance {bad} has {int(length_B[bad])} {name}, but the batch holds 0 to {most}.")
-    counts_BU = torch.arange(targets_BU.shape[1], device=targets_BU.device) < lengths_B[:, None]
+    counts_BU = frames_up_to(lengths_B, targets_BU.shape[1])
     wrong_BU = counts_BU & ((targets_BU < 0) | (targets_BU >= symbols) | (targets_BU == blank))
     if bool(wrong_BU.any()):
         bad, place = (int(i) for i in wrong_BU.nonzero()[0])

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from intermodal.core.errors import DataError
+from intermodal.nn.time_conv import frames_up_to
 
 SMALLEST_DEVIATION = 1e-5
 """What a deviation is raised to before anything is divided by it: a feature that never changes becomes 0."""
@@ -116,7 +117,7 @@ def by_utterance(feature_BNF: Tensor, frames_B: Tensor, variance: bool = True) -
 
     The deviation is of the population (over N, as Kaldi's); what lies beyond a recording's frames is not counted.
     """
-    valid = (torch.arange(feature_BNF.shape[1], device=feature_BNF.device) < frames_B[:, None])[..., None]
+    valid = frames_up_to(frames_B, feature_BNF.shape[1])[..., None]
     number = frames_B.clamp(min=1)[:, None, None].to(feature_BNF.dtype)
     mean = feature_BNF.masked_fill(~valid, 0).sum(1, keepdim=True) / number
     centred = (feature_BNF - mean).masked_fill(~valid, 0)
@@ -229,7 +230,7 @@ class Moments:
 
     def add(self, feature_BNF: Tensor, frames_B: Tensor) -> None:
         """Take in the frames of some recordings (Chan et al. 1983)."""
-        valid = torch.arange(feature_BNF.shape[1], device=feature_BNF.device) < frames_B[:, None]
+        valid = frames_up_to(frames_B, feature_BNF.shape[1])
         frame = feature_BNF[valid].detach().cpu().double()
         if not len(frame):
             return

@@ -14,6 +14,7 @@ from intermodal.core.config import Config
 from intermodal.nn.spec_augment import SpecAugmentConfig, spec_augment
 from intermodal.nn.speech_encoders import SpeechEncoderConfig
 from intermodal.nn.speech_features import FeatureConfig, SpeechFeatures
+from intermodal.nn.time_conv import mean_over
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +63,4 @@ class SoundTower(nn.Module):
             if generator is not None and self.config.augment is not None:
                 features = spec_augment(features, frames, self.config.augment, generator)
         hidden_BUD, frames = self.encoder(features, frames)
-        own_BU1 = (torch.arange(hidden_BUD.shape[1], device=frames.device) < frames[:, None]).unsqueeze(-1)
-        pooled_BD = (hidden_BUD * own_BU1).sum(1) / frames.clamp(min=1)[:, None]
-        return pooled_BD.to(hidden_BUD.dtype), hidden_BUD
+        return mean_over(hidden_BUD, frames).to(hidden_BUD.dtype), hidden_BUD

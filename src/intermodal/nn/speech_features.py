@@ -30,6 +30,7 @@ from intermodal.nn.feature_config import FeatureConfig
 from intermodal.nn.feature_stream import FeatureStream
 from intermodal.nn.mel import FilterBank, dct_matrix, lifter_weights
 from intermodal.nn.spec_augment import SpecAugmentConfig, spec_augment
+from intermodal.nn.time_conv import frames_up_to
 
 __all__ = ["FeatureConfig", "FeatureStream", "SpecAugmentConfig", "SpeechFeatures", "spec_augment"]
 
@@ -304,7 +305,7 @@ class SpeechFeatures(nn.Module):
                 f"{length_B.tolist()[:8]}."
             )
         if shortest < size:
-            beyond = torch.arange(size, device=wave_BT.device) >= length_B[:, None]
+            beyond = ~frames_up_to(length_B, size)
             wave_BT = wave_BT.masked_fill(beyond, 0.0)
         return wave_BT, length_B
 
@@ -369,7 +370,7 @@ def _without(feature_BNF: Tensor, frames_B: Tensor, fill: float) -> Tensor:
     size = feature_BNF.shape[1]
     if len(frames_B) == 1 or not size:  # one recording is as long as itself
         return feature_BNF
-    beyond = torch.arange(size, device=feature_BNF.device) >= frames_B[:, None]
+    beyond = ~frames_up_to(frames_B, size)
     return feature_BNF.masked_fill(beyond[..., None], fill)
 
 

@@ -22,9 +22,18 @@ from intermodal.core.errors import ConfigError
 
 def valid(frames_B: Tensor, longest: int) -> Tensor | None:
     """Return which of ``longest`` frames belong to a recording, bool ``(B, longest)``; None where all do."""
-    if int(frames_B.min()) >= longest:
-        return None
+    return None if int(frames_B.min()) >= longest else frames_up_to(frames_B, longest)
+
+
+def frames_up_to(frames_B: Tensor, longest: int) -> Tensor:
+    """Return which of ``longest`` frames (or samples) belong to a recording, bool ``(B, longest)``."""
     return torch.arange(longest, device=frames_B.device) < frames_B[:, None]
+
+
+def mean_over(x_BTN: Tensor, frames_B: Tensor) -> Tensor:
+    """Return each recording's mean over its own frames, ``(B, N)``; zeros for one that has none."""
+    own_BT = frames_up_to(frames_B, x_BTN.shape[1])
+    return x_BTN.masked_fill(~own_BT[..., None], 0.0).sum(1) / frames_B[:, None].clamp(min=1)
 
 
 def masked(x_BTN: Tensor, valid_BT: Tensor | None) -> Tensor:

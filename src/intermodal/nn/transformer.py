@@ -1,6 +1,7 @@
 """The one attention and the one transformer block of the library.
 
-Everything with attention in it (ViT, CLIP's text tower, BERT, and all that follow) is composed of these parts.
+Everything with attention in it (ViT, CLIP's text tower, BERT, and all that follow) is composed of these parts. They stand in
+one file, a little longer than others, since caches, kept keys and relative positions are ways to call the same attention.
 Shapes:
 
     B batch   L query positions   S key positions   D width   C width of the context

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from intermodal.core.config import Config
 from intermodal.core.errors import ConfigError, DataError
+from intermodal.nn.time_conv import frames_up_to
 from intermodal.nn.transformer import ACTIVATIONS, MLP, Activation, Attention, Block, PostNormBlock, Transformer
 
 CONV_NORM_EPS = 1e-5
@@ -324,8 +325,3 @@ class Wav2Vec2Encoder(nn.Module):
         if self.config.pre_norm:
             return self.norm(self.transformer(self.dropout(x_BUD), mask=own_BU))
         return self.transformer(self.dropout(self.norm(x_BUD)), mask=own_BU)
-
-
-def frames_up_to(frames_B: Tensor, most: int) -> Tensor:
-    """Return which of ``most`` frames (or samples) count, bool (B, most)."""
-    return torch.arange(most, device=frames_B.device) < frames_B.unsqueeze(1)

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 import torch
 
-from intermodal.core.errors import DataError
 from intermodal.core.progress import Progress
-from intermodal.evaluate.energy import spread_out
 from intermodal.evaluate.result import Evaluation
 from intermodal.evaluate.speech import evaluate_recogniser
 from intermodal.methods.base import Method
-from intermodal.methods.speech.ctc import CTC, CTCConfig, build_ctc
+from intermodal.methods.speech.ctc import CTCConfig, build_ctc
 from intermodal.nn.speech_encoders import CNNEncoderConfig, ConformerEncoderConfig, LSTMEncoderConfig
 from intermodal.nn.speech_features import FeatureConfig, SpecAugmentConfig
 from intermodal.recipes.base import OptimConfig, TrainConfig
 from intermodal.recipes.speech import AN4, AN4_WORDS, FSDD, FSDD_RULE, SpeechRecipe, reaches
 
-FITTED = 256
-"""Recordings, evenly spread, that global normalisation is fitted on."""
 SPEEDS = (0.9, 1.0, 1.1)
 
 
@@ -40,22 +36,9 @@ class CTCRecipe(SpeechRecipe):
         processors = {"audio": self.audio(), "text": self.transcripts()}
         torch.manual_seed(self.train.seed)
         method = build_ctc(self.model, processors)
-        if self.model.features is not None and self.model.features.cmvn == "global":
-            self._fit(method)
+        if method.features is not None:
+            self.fit(method.features)
         return method
-
-    def _fit(self, method: CTC) -> None:
-        source, audio = self.source.open("train"), self.audio()
-
-        def recordings() -> Any:
-            for index in spread_out(len(source), FITTED):
-                try:
-                    yield audio.encode(source.sample(index)["audio"])[None], None
-                except DataError:  # training counts and names what cannot be read
-                    continue
-
-        assert method.features is not None
-        method.features.fit(recordings())
 
     def evaluate(self, method: Method, split: str, progress: Progress) -> Evaluation:
         """Judge by the words that are wrong: greedily, by beam search, with a 3-gram of the training transcripts."""

@@ -5,24 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 import torch
 from torch import Tensor
 
-from intermodal.core.errors import DataError
-from intermodal.core.progress import Progress, silent
+from intermodal.core.progress import Progress
 from intermodal.data.catalog import CATALOG, find
 from intermodal.data.lexicon import Lexicon, WordProcessor
 from intermodal.data.source import SourceConfig
 from intermodal.decode.graph import GraphConfig
 from intermodal.evaluate.energy import spread_out
 from intermodal.evaluate.result import Evaluation
-from intermodal.evaluate.speech import MOST, evaluate_recogniser, utterances
+from intermodal.evaluate.speech import evaluate_recogniser
 from intermodal.methods.base import Method, NativeEngine
 from intermodal.methods.speech.hmm import Hmm, HmmConfig, cepstra
 from intermodal.methods.speech.hmm_engine import HmmPlan
-from intermodal.metrics.speech import error_rate
 from intermodal.nn.speech_features import FeatureConfig
 from intermodal.nn.topology import Topology
 from intermodal.recipes.base import TrainConfig
@@ -93,8 +91,7 @@ class HmmRecipe(SpeechRecipe):
             for row in spread_out(len(source), most):
                 yield audio.encode(source.sample(row)["audio"])[None]
 
-        if self.features.cmvn == "global":
-            method.features.fit((wave_1T, None) for wave_1T in waves(len(source)))
+        self.fit(method.features, len(source))
         method.begin(waves(GLANCE))
         return method
 
@@ -118,39 +115,6 @@ class HmmRecipe(SpeechRecipe):
     def on(self, source: SourceConfig) -> Self:
         """Return the recipe on other recordings: letters stand for phones, unless ``lexicon`` is then set."""
         return super().on(source).replace(lexicon=None)
-
-    def left_out(self, folder: Path, progress: Progress = silent) -> dict[str, float]:
-        """Train once for each speaker on all others, and return the word error rate on each speaker.
-
-        Nothing is chosen on anyone; with one word a recording, one minus the rate is the accuracy.
-
-        Args:
-            folder: for temporary files.
-            progress: told how far it is.
-
-        Raises:
-            DataError: if the data names fewer than two speakers.
-        """
-        parts = [self.source.replace(validation_share=0.0).open(split) for split in ("train", "test")]
-        speakers = sorted({speaker for part in parts for speaker in part.speakers() if speaker})
-        if len(speakers) < 2:
-            raise DataError(f"{self.source.path} names {len(speakers)} speakers: leaving one out takes at least two.")
-        rates = {}
-        for number, speaker in enumerate(speakers):
-            progress(f"leaving out {speaker}", number / len(speakers))
-            recipe = self.replace(source__left_out=speaker, source__validation_share=0.0)
-            method = recipe.build()
-            work = recipe.engine(method, folder, silent)
-            try:
-                for step in range(recipe.train.steps):
-                    work.step(step)
-            finally:
-                work.close()
-            held_out = utterances(recipe.source.open("test"), MOST)
-            recogniser: Any = method.eval()
-            heard = [t.text for chunk in held_out.chunks() for t in recogniser.transcribe(chunk)]
-            rates[speaker] = error_rate(held_out.texts, heard)
-        return rates
 
     def smoke(self) -> Self:
         """Return the same path on single Gaussians and a handful of passes, seconds."""

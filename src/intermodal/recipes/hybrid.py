@@ -6,15 +6,14 @@ import functools
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import torch
 
-from intermodal.core.errors import ConfigError, DataError
+from intermodal.core.errors import ConfigError
 from intermodal.core.progress import Progress, silent
 from intermodal.data.source import SourceConfig
 from intermodal.decode.graph import GraphConfig
-from intermodal.evaluate.energy import spread_out
 from intermodal.evaluate.result import Evaluation
 from intermodal.evaluate.speech import evaluate_recogniser
 from intermodal.hub.load import load
@@ -32,8 +31,6 @@ from intermodal.recipes.hmm import hmm_digits as hmm_digits_recipe
 from intermodal.recipes.speech import AN4, FSDD, SpeechRecipe
 
 FIRST = Path("runs/hmm")
-FITTED = 256
-"""Recordings, evenly spread, that global normalisation is fitted on."""
 SPEEDS = (0.9, 1.0, 1.1)
 
 
@@ -62,8 +59,7 @@ class HybridRecipe(SpeechRecipe):
         hmm = self._trained()
         torch.manual_seed(self.train.seed)
         method = Hybrid.over(hmm, self.model)
-        if self.model.features.cmvn == "global":
-            self._fit(method)
+        self.fit(method.features)
         return method
 
     def _trained(self) -> Hmm:
@@ -81,18 +77,6 @@ class HybridRecipe(SpeechRecipe):
                 f"{self.hmm} holds the method {found.id!r}: a hybrid learns the states of an hmm. Name one with --hmm."
             )
         return found
-
-    def _fit(self, method: Hybrid) -> None:
-        source, audio = self.source.open("train"), method.processors["audio"]
-
-        def recordings() -> Any:
-            for index in spread_out(len(source), FITTED):
-                try:
-                    yield audio.encode(source.sample(index)["audio"])[None], None
-                except DataError:  # training counts and names what cannot be read
-                    continue
-
-        method.features.fit(recordings())
 
     def evaluate(self, method: Method, split: str, progress: Progress) -> Evaluation:
         """Judge by word errors, with and without a language model of the training transcripts."""

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Self
 
 import torch
-from torch import nn
 
 from intermodal.core.progress import Progress
 from intermodal.data.processors import LabelProcessor
@@ -39,14 +38,7 @@ class MelRecipe(SpeechRecipe):
         source = self.source.open("train")
         audio = self.replace(rate=self.model.features.rate).audio()
         method = MelReader(self.model, {"audio": audio, "text": LabelProcessor.of(source.texts())})
-        if self.model.features.cmvn == "global":
-            chosen = range(0, len(source), max(1, len(source) // FITTED))
-            parts = [list(chosen)[i : i + 32] for i in range(0, len(chosen), 32)]
-            waves = ([audio.encode(source.sample(i)["audio"]) for i in part] for part in parts)
-            method.fit_features(
-                (nn.utils.rnn.pad_sequence(part, batch_first=True), torch.tensor([len(w) for w in part]))
-                for part in waves
-            )
+        self.fit(method.features, FITTED)
         return method
 
     def evaluate(self, method: Method, split: str, progress: Progress) -> Evaluation:

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self
+
+from torch import Tensor
 
 from intermodal.core.errors import DataError
 from intermodal.data.named import HUB
 from intermodal.data.speech import SpeechSource
 from intermodal.data.transcripts import AudioProcessor, Case, CharacterProcessor, PieceProcessor, TranscriptProcessor
+from intermodal.evaluate.energy import spread_out
+from intermodal.nn.speech_features import SpeechFeatures
 from intermodal.recipes.base import Expect, Recipe
 
+FITTED = 256
+"""Recordings, evenly spread, that global normalisation is fitted on."""
 AN4 = SpeechSource(path=Path("an4"))
 FSDD = SpeechSource(path=Path("fsdd"))
 
@@ -62,6 +70,24 @@ class SpeechRecipe(Recipe):
         if self.units == "characters":
             return CharacterProcessor.of(texts, self.case)
         return PieceProcessor.of(texts, self.pieces, self.case)
+
+    def fit(self, features: SpeechFeatures, most: int = FITTED) -> None:
+        """Fit features that are normalised by figures of all recordings to those of the training split; others stay.
+
+        Args:
+            features: of a method that is built.
+            most: recordings that are heard, evenly spread; one that cannot be read is passed over, which training counts.
+        """
+        if features.config.cmvn != "global":
+            return
+        source, audio = self.source.open("train"), AudioProcessor(rate=features.config.rate)
+
+        def recordings() -> Iterator[tuple[Tensor, None]]:
+            for index in spread_out(len(source), most):
+                with contextlib.suppress(DataError):
+                    yield audio.encode(source.sample(index)["audio"])[None], None
+
+        features.fit(recordings())
 
     def on_named(self, data: str) -> Self:
         """Return the recipe on ``an4``, ``fsdd``, a Parquet file or a folder of recordings.

@@ -31,7 +31,7 @@ from intermodal.core.fields import SEED, Field
 from intermodal.core.registry import MethodCard
 from intermodal.data.processors import Processor
 from intermodal.data.spoken import KEY, SOUNDING
-from intermodal.data.transcripts import AUDIO
+from intermodal.data.transcripts import AUDIO, AudioProcessor
 from intermodal.losses.contrastive import info_nce
 from intermodal.methods.base import Batch, Losses, Method, generator_of
 from intermodal.nn.cross import CrossBlock
@@ -224,10 +224,8 @@ class Binding(Method):
         if not inputs:
             return np.zeros((0, self.config.embed_dim), np.float32)
         if modality == "audio":
-            waves = [self.processors["audio"].encode(value) for value in inputs]
-            lengths = torch.tensor([len(wave) for wave in waves], device=self.device)
-            padded = nn.utils.rnn.pad_sequence(waves, batch_first=True).to(self.device)
-            return self._in_eval(lambda: self.encode("audio", padded, lengths)[0]).numpy()
+            heard = cast(AudioProcessor, self.processors["audio"]).batch(inputs, self.device)
+            return self._in_eval(lambda: self.encode("audio", *heard)[0]).numpy()
         return self._in_eval(lambda: self.encode(modality, self._prepared(modality, inputs))[0]).numpy()
 
     @torch.inference_mode()

@@ -10,8 +10,7 @@ Shapes: B recordings, T samples, N frames of features, U frames out, V symbols.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,7 +26,7 @@ from intermodal.core.transcript import Alignment, Emissions, Transcribing, Trans
 from intermodal.data.processors import Processor
 from intermodal.data.transcripts import AUDIO, TRANSCRIPT, WORD_START, TranscriptProcessor
 from intermodal.losses.ctc import ctc_loss
-from intermodal.methods.base import Batch, Losses, Method, generator_of
+from intermodal.methods.base import Batch, Losses, Method, generator_of, seeded
 from intermodal.methods.speech.ctc_decoding import (
     Greedy,
     aligned,
@@ -36,9 +35,10 @@ from intermodal.methods.speech.ctc_decoding import (
     transcript_of,
     transcripts_of,
 )
-from intermodal.methods.speech.recogniser import Recogniser
+from intermodal.methods.speech.recogniser import Recogniser, recording_seconds
 from intermodal.nn.speech_encoders import CNNEncoderConfig, SpeechEncoderConfig
 from intermodal.nn.speech_features import FeatureConfig, SpecAugmentConfig, SpeechFeatures, spec_augment
+from intermodal.nn.time_conv import frames_up_to
 
 CARD = MethodCard(
     id="ctc",
@@ -138,7 +138,7 @@ class CTC(Recogniser):
             blocks = 1 + (self.config.features.deltas if self.config.features else 0)
             feat_BNF = spec_augment(feat_BNF, frames_B, self.config.augment, generator, blocks=blocks)
         middle: list[Tensor] = []
-        with _seeded(generator):
+        with seeded(generator):
             hidden_BUD, out_B = self.encoder(feat_BNF, frames_B, self._keep_middle(middle))
         logits_BUV = self.out(hidden_BUD).float()
         found = ctc_loss(logits_BUV, out_B, text_BU, length_B)
@@ -173,7 +173,7 @@ class CTC(Recogniser):
     def _listen(self, logits_BUV: Tensor, frames_B: Tensor) -> Tensor:
         """Take note of the best path for :meth:`health`; return the share of blanks."""
         best_BU = logits_BUV.argmax(-1)
-        counts_BU = torch.arange(best_BU.shape[1], device=best_BU.device) < frames_B[:, None]
+        counts_BU = frames_up_to(frames_B, best_BU.shape[1])
         rate = ((best_BU == 0) & counts_BU).sum() / counts_BU.sum().clamp(min=1)
         self._heard = {"best_BU": best_BU.masked_fill(~counts_BU, 0), "blank_rate": rate}
         return rate
@@ -205,7 +205,7 @@ class CTC(Recogniser):
         numbers = self.text.encode(text).tolist()
         if not numbers:
             raise DataError("There is no word in the text: nothing to align.")
-        seconds, _ = self._described(audio)
+        seconds = recording_seconds(audio)
         return aligned(self.emissions(audio), numbers, self.delimiter, seconds)
 
     def health(self) -> list[str]:
@@ -330,11 +330,3 @@ def build_ctc(config: CTCConfig, processors: Mapping[str, Processor]) -> CTC:
 def _collapsed(path: Sequence[int]) -> tuple[int, ...]:
     """Return the symbols of a path: repeats merged, then blanks removed."""
     return tuple(now for before, now in zip((0, *path), path, strict=False) if now and now != before)
-
-
-@contextmanager
-def _seeded(generator: torch.Generator) -> Iterator[None]:
-    """Let dropout, which draws from torch's global generator, be decided by the batch, and leave no trace there."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(int(torch.randint(2**62, (), generator=generator)))
-        yield

@@ -5,10 +5,8 @@ Shapes: T frames, V symbols.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,7 +17,7 @@ from intermodal.data.lexicon import read_words
 from intermodal.data.transcripts import Case
 from intermodal.decode.ctc import Beam, BeamConfig, BeamDecoder
 from intermodal.decode.ctc_words import Alphabet
-from intermodal.decode.ngram import NGram
+from intermodal.decode.ngram import NGram, read_ngram
 from intermodal.losses.ctc import ctc_align
 
 
@@ -163,7 +161,7 @@ def beam_decoder(
         emitted.blank,
         delimiter,
         config,
-        lm=lm if settings.lm is None else _ngram(settings.lm, _changed(settings.lm)),
+        lm=lm if settings.lm is None else read_ngram(settings.lm),
         lexicon=None if settings.lexicon is None else read_words(settings.lexicon, case),
         hot_words=settings.hot_words,
     )
@@ -205,17 +203,6 @@ def aligned(emissions: Emissions, numbers: Sequence[int], delimiter: str | None,
                 units.append(_word(letter, *spans[i], sure[i], step))
     score = path.score / max(len(emissions.log_probs), 1)
     return Alignment(tuple(words), tuple(units), score=score, seconds=seconds)
-
-
-@functools.lru_cache(maxsize=2)
-def _ngram(path: Path, changed: int) -> NGram:
-    """Read a language model once; ``changed`` is the file's time of change."""
-    del changed
-    return NGram.read(path)
-
-
-def _changed(path: Path) -> int:
-    return path.stat().st_mtime_ns if path.exists() else 0
 
 
 def _word(text: str, first: int, last: int, sure: float, frame_seconds: float) -> Word:

@@ -17,8 +17,8 @@ from intermodal.core.errors import DataError
 from intermodal.core.transcript import Alignment, Emissions, Hypothesis, Transcribing, Transcript, Word
 from intermodal.data.lexicon import Lexicon, WordProcessor, read_words
 from intermodal.decode.graph import GraphConfig, GraphDecoder, Network, Sentence
-from intermodal.decode.ngram import NGram
-from intermodal.methods.speech.recogniser import Recogniser
+from intermodal.decode.ngram import read_ngram
+from intermodal.methods.speech.recogniser import Recogniser, recording_seconds
 from intermodal.nn.hmm import phone_spans, training_graph, viterbi, word_spans
 from intermodal.nn.topology import Topology
 
@@ -78,8 +78,8 @@ class GraphRecogniser(Recogniser):
 
     def _decoder(self, settings: Transcribing) -> GraphDecoder:
         """Return the decoder of some settings; the last one is kept, for its network and language model."""
-        changed = settings.lm.stat().st_mtime_ns if settings.lm is not None and settings.lm.exists() else 0
-        key = (settings.replace(n_best=1, beam=1), changed, self.topology, self.search, self.stay().tobytes())
+        lm = None if settings.lm is None else read_ngram(settings.lm)
+        key = (settings.replace(n_best=1, beam=1), lm, self.topology, self.search, self.stay().tobytes())
         if self._decoders is not None and self._decoders[0] == key:
             return self._decoders[1]
         lexicon = self.lexicon
@@ -91,7 +91,6 @@ class GraphRecogniser(Recogniser):
             lm_weight=self.search.lm_weight if weight is None else weight,
             word_bonus=self.search.word_bonus if bonus is None else bonus,
         )
-        lm = None if settings.lm is None else NGram.read(settings.lm)
         decoder = GraphDecoder(Network(lexicon, self.topology), self.stay(), config, lm, hot)
         self._decoders = (key, decoder)
         return decoder
@@ -110,7 +109,7 @@ class GraphRecogniser(Recogniser):
         if not words:
             raise DataError("There is no word in the text to align.")
         emission = self.emissions(audio)
-        seconds, _ = self._described(audio)
+        seconds = recording_seconds(audio)
         graph = training_graph(words, self.lexicon, self.topology, self.search.silence)
         path = viterbi(emission.log_probs, graph, self.stay())
         step = emission.frame_seconds

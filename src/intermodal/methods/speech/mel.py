@@ -12,7 +12,7 @@ Shapes: B recordings, T samples, N frames, F features of a frame, D channels, K 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,9 +29,11 @@ from intermodal.core.registry import MethodCard
 from intermodal.core.transcript import Hypothesis, Transcribing, Transcript, Word
 from intermodal.data.audio import notes_on, read_audio
 from intermodal.data.processors import LabelProcessor, Processor
-from intermodal.data.transcripts import AUDIO, TRANSCRIPT, AudioProcessor
-from intermodal.methods.base import Batch, Losses, Method, generator_of
+from intermodal.data.transcripts import AUDIO, TRANSCRIPT
+from intermodal.methods.base import Batch, Losses, generator_of
+from intermodal.methods.speech.hearing import Hearing
 from intermodal.nn.speech_features import FeatureConfig, SpecAugmentConfig, SpeechFeatures, spec_augment
+from intermodal.nn.time_conv import frames_up_to, mean_over
 
 CARD = MethodCard(
     id="mel",
@@ -85,7 +87,7 @@ class MelConfig(Config):
             )
 
 
-class MelReader(Method):
+class MelReader(Hearing):
     """Features and their reader; see the module's text.
 
     Args:
@@ -100,9 +102,9 @@ class MelReader(Method):
 
     def __init__(self, config: MelConfig, processors: Mapping[str, Processor]) -> None:
         super().__init__(config, processors)
-        if self._audio.rate != config.features.rate:
+        if self.sample_rate != config.features.rate:
             raise ConfigError(
-                f"The recordings come at {self._audio.rate} samples a second, the features are of {config.features.rate}."
+                f"The recordings come at {self.sample_rate} samples a second, the features are of {config.features.rate}."
             )
         self.features = SpeechFeatures(config.features)
         sizes = [self.features.size, *([config.dim] * (len(config.dilations) - 1))]
@@ -114,27 +116,11 @@ class MelReader(Method):
         self.head = nn.Linear(2 * config.dim, len(self.words))
 
     @property
-    def _audio(self) -> AudioProcessor:
-        processor = self.processors["audio"]
-        assert isinstance(processor, AudioProcessor)
-        return processor
-
-    @property
     def words(self) -> tuple[str, ...]:
         """The K words that it chooses among."""
         processor = self.processors["text"]
         assert isinstance(processor, LabelProcessor)
         return processor.names
-
-    @property
-    def sample_rate(self) -> int:
-        """Samples a second that the model hears."""
-        return self._audio.rate
-
-    def fit_features(self, recordings: Iterable[tuple[Tensor, Tensor | None]]) -> None:
-        """Fit the figures of global normalisation, if the features have one, from batches of waveforms and lengths."""
-        if self.config.features.cmvn == "global":
-            self.features.fit(recordings)
 
     # --8<-- [start:loss]
     def loss(self, batch: Batch) -> Losses:
@@ -152,16 +138,15 @@ class MelReader(Method):
         """Return the pooled channels ``(B, 2 D)`` of features: their means and maxima over each recording's frames."""
         if not feature_BNF.shape[1]:  # no recording has a frame: each gets one that does not count
             feature_BNF = F.pad(feature_BNF, (0, 0, 0, 1))
-        beyond_BN1 = (torch.arange(feature_BNF.shape[1], device=frames_B.device) >= frames_B[:, None])[..., None]
+        beyond_BN1 = ~frames_up_to(frames_B, feature_BNF.shape[1])[..., None]
         hidden = feature_BNF.to(self.head.weight.dtype)
         for number, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True)):
             read = conv(hidden.masked_fill(beyond_BN1, 0.0).transpose(1, 2)).transpose(1, 2)
             new = F.gelu(norm(read))
             hidden = hidden + new if number else new
         hidden = hidden.float()
-        mean = hidden.masked_fill(beyond_BN1, 0.0).sum(1) / frames_B[:, None].clamp(min=1)
         largest = hidden.masked_fill(beyond_BN1 & (frames_B > 0)[:, None, None], -torch.inf).amax(1)
-        return torch.cat([mean, largest], 1)
+        return torch.cat([mean_over(hidden, frames_B), largest], 1)
 
     # --8<-- [end:loss]
 
@@ -180,10 +165,7 @@ class MelReader(Method):
         self.eval()
         parts = [torch.zeros(0, 2 * self.config.dim)]
         for first in range(0, len(audios), CHUNK):
-            waves = [self._audio.encode(audio) for audio in audios[first : first + CHUNK]]
-            length_B = torch.tensor([len(wave) for wave in waves], device=self.device)
-            wave_BT = nn.utils.rnn.pad_sequence(waves, batch_first=True).to(self.device)
-            parts.append(self.hear(*self.features(wave_BT, length_B)).float().cpu())
+            parts.append(self.hear(*self.features(*self.waveforms(audios[first : first + CHUNK]))).float().cpu())
             watch("listening", min(first + CHUNK, len(audios)) / len(audios))
         self.train(was_training)
         return torch.cat(parts)

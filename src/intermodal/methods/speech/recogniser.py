@@ -10,6 +10,7 @@ Shapes: B batch, T samples, U frames, V symbols.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
@@ -20,29 +21,17 @@ from torch import Tensor
 from intermodal.core.progress import Progress, silent
 from intermodal.core.transcript import Emissions, Transcribing, Transcript
 from intermodal.data.audio import Waveform, audio_blocks, audio_info, notes_on, read_audio
-from intermodal.data.transcripts import AudioProcessor
-from intermodal.methods.base import Method
+from intermodal.methods.speech.hearing import Hearing
 
 BATCH_SECONDS = 120.0
 """So many seconds of sound, padding included, are heard in one batch."""
 
 
-class Recogniser(Method):
+class Recogniser(Hearing):
     """Base of recognisers that emit symbols frame by frame."""
 
     window_seconds: ClassVar[float] = 30.0
     overlap_seconds: ClassVar[float] = 2.0
-
-    @property
-    def sample_rate(self) -> int:
-        """Samples a second that the model hears."""
-        return self._audio.rate
-
-    @property
-    def _audio(self) -> AudioProcessor:
-        processor = self.processors["audio"]
-        assert isinstance(processor, AudioProcessor)
-        return processor
 
     # What a subclass says.
 
@@ -71,54 +60,41 @@ class Recogniser(Method):
     ) -> list[Transcript]:
         """Return one transcript for each recording; see :class:`~intermodal.core.capabilities.Transcribes`."""
         settings, watch = settings or Transcribing(), watch or silent
-        heard = [self._described(audio) for audio in audios]
-        emissions: list[Emissions | None] = [None] * len(audios)
-        short = [i for i, (seconds, _) in enumerate(heard) if seconds <= self.window_seconds]
-        done = 0
-        for group in _groups([(i, heard[i][0]) for i in short]):
-            for i, found in zip(group, self._emit_batch([audios[i] for i in group]), strict=True):
-                emissions[i] = found
-            done += len(group)
-            watch("listening", done / len(audios))
-        for i in range(len(audios)):
-            if emissions[i] is None:
-                emissions[i] = self._emit_long(audios[i], heard[i][0], watch)
+        seconds = [recording_seconds(audio) for audio in audios]
+        heard: dict[int, tuple[Emissions, tuple[str, ...]]] = {}
+        for group in _groups([(i, length) for i, length in enumerate(seconds) if length <= self.window_seconds]):
+            waves = [read_audio(audios[i]) for i in group]
+            for i, wave, found in zip(group, waves, self._emit_batch(waves), strict=True):
+                heard[i] = found, notes_on(wave.samples, wave.rate, self.sample_rate)
+            watch("listening", len(heard) / len(audios))
+        for i, audio in enumerate(audios):
+            if i not in heard:
+                heard[i] = self._emit_long(audio, watch), self._notes_on_long(audio)
         watch("searching", 1.0)
-        transcripts = self.decode([e for e in emissions if e is not None], settings)
-        out = []
-        for transcript, (seconds, notes) in zip(transcripts, heard, strict=True):
-            parts = {
-                name: getattr(transcript, name) for name in ("text", "words", "segments", "alternatives", "language")
-            }
-            out.append(Transcript(**parts, seconds=seconds, notes=(*transcript.notes, *notes)))
-        return out
+        transcripts = self.decode([heard[i][0] for i in range(len(audios))], settings)
+        return [
+            dataclasses.replace(transcript, seconds=seconds[i], notes=(*transcript.notes, *heard[i][1]))
+            for i, transcript in enumerate(transcripts)
+        ]
 
     def emissions(self, audio: Any) -> Emissions:
         """Return the log-probabilities of all symbols in all frames of a recording."""
-        seconds, _ = self._described(audio)
-        if seconds <= self.window_seconds:
+        if recording_seconds(audio) <= self.window_seconds:
             return self._emit_batch([audio])[0]
-        return self._emit_long(audio, seconds, silent)
+        return self._emit_long(audio, silent)
 
-    def _described(self, audio: Any) -> tuple[float, tuple[str, ...]]:
-        """Return a recording's seconds and what is odd about it; a long one is not held whole."""
-        if not isinstance(audio, Waveform | dict):
-            info = audio_info(audio)
-            if info.seconds > self.window_seconds:
-                first = next(audio_blocks(audio, info.rate, self.window_seconds))
-                return info.seconds, notes_on(first, info.rate, self.sample_rate)
-        wave = read_audio(audio)
-        return wave.seconds, notes_on(wave.samples, wave.rate, self.sample_rate)
+    def _notes_on_long(self, audio: Any) -> tuple[str, ...]:
+        """Return what is odd about the beginning of a recording, which is not held whole."""
+        rate = audio.rate if isinstance(audio, Waveform) else audio_info(audio).rate
+        return notes_on(next(audio_blocks(audio, rate, self.window_seconds)), rate, self.sample_rate)
 
     @torch.inference_mode()
     def _emit_batch(self, audios: Sequence[Any]) -> list[Emissions]:
         """Return the emissions of recordings that are short enough to be heard at once."""
-        waves = [self._audio.encode(audio) for audio in audios]
-        lengths = torch.tensor([len(w) for w in waves])
-        batch = torch.nn.utils.rnn.pad_sequence(waves, batch_first=True).to(self.device)
+        audio_BT, length_B = self.waveforms(audios)
         was_training = self.training
         self.eval()
-        log_probs, frames = self.emit(batch, lengths.to(self.device))
+        log_probs, frames = self.emit(audio_BT, length_B)
         self.train(was_training)
         symbols, blank = self.emitted
         return [
@@ -126,9 +102,9 @@ class Recogniser(Method):
             for row, count in zip(log_probs, frames.tolist(), strict=True)
         ]
 
-    def _emit_long(self, audio: Any, seconds: float, watch: Progress) -> Emissions:
+    def _emit_long(self, audio: Any, watch: Progress) -> Emissions:
         """Return the emissions of a recording that is heard window by window."""
-        rate = self.sample_rate
+        rate, seconds = self.sample_rate, recording_seconds(audio)
         hop = round(self.frame_seconds * rate)
         kept = _multiple(self.window_seconds * rate, hop)
         margin = _multiple(self.overlap_seconds * rate, hop)
@@ -140,6 +116,11 @@ class Recogniser(Method):
             watch("listening", min((number + 1) * kept / rate / seconds, 1.0))
         symbols, blank = self.emitted
         return Emissions(np.concatenate(parts), symbols, blank, self.frame_seconds)
+
+
+def recording_seconds(audio: Any) -> float:
+    """Return a recording's length, of a file by its header."""
+    return audio.seconds if isinstance(audio, Waveform) else audio_info(audio).seconds
 
 
 def _multiple(samples: float, hop: int) -> int:

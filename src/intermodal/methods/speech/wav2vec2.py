@@ -24,12 +24,13 @@ from intermodal.core.config import Config
 from intermodal.core.errors import ConfigError, DataError
 from intermodal.core.fields import SEED, Field
 from intermodal.core.registry import MethodCard
-from intermodal.data.batches import stack
 from intermodal.data.processors import Processor
 from intermodal.data.transcripts import AUDIO, AudioProcessor
 from intermodal.methods.base import Batch, Losses, Method, generator_of
+from intermodal.methods.speech.hearing import Hearing
+from intermodal.nn.time_conv import frames_up_to, mean_over
 from intermodal.nn.transformer import block_flops
-from intermodal.nn.wav2vec2 import Wav2Vec2Encoder, Wav2Vec2EncoderConfig, frames_up_to
+from intermodal.nn.wav2vec2 import Wav2Vec2Encoder, Wav2Vec2EncoderConfig
 from intermodal.nn.wav2vec2_targets import (
     GumbelConfig,
     GumbelQuantizer,
@@ -107,7 +108,7 @@ class Wav2Vec2Config(Config):
             raise ConfigError("wav2vec 2.0: pre-training masks frames; the encoder needs its mask_embedding.")
 
 
-class Wav2Vec2(Method):
+class Wav2Vec2(Hearing):
     """Encoder, quantiser and the two projections in whose space they are compared; see the module's text.
 
     The quantiser's temperature is part of the state; a model that was not trained here has the final one.
@@ -226,16 +227,10 @@ class Wav2Vec2(Method):
         """
         if modality != "audio":
             raise DataError(f"This model embeds audio, not {modality!r}.")
-        processor = self.processors["audio"]
-        assert isinstance(processor, AudioProcessor)
         rows = [np.empty((0, self.config.encoder.width), np.float32)]
         for start in range(0, len(inputs), AT_A_TIME):
-            waves = [processor.encode(value) for value in inputs[start : start + AT_A_TIME]]
-            batch = stack([{"audio": wave, "audio_length": torch.tensor(len(wave))} for wave in waves])
-            hidden_BUD, frames_B = self.encoder(batch["audio"].to(self.device), batch["audio_length"].to(self.device))
-            own_BU1 = frames_up_to(frames_B, hidden_BUD.shape[1]).unsqueeze(-1)
-            mean_BD = (hidden_BUD * own_BU1).sum(1) / frames_B.unsqueeze(1)
-            rows.append(F.normalize(mean_BD.float(), dim=-1).cpu().numpy())
+            heard_BUD, frames_B = self.encoder(*self.waveforms(inputs[start : start + AT_A_TIME]))
+            rows.append(F.normalize(mean_over(heard_BUD, frames_B).float(), dim=-1).cpu().numpy())
         return np.concatenate(rows)
 
     def health(self) -> list[str]:

@@ -29,8 +29,9 @@ from intermodal.core.transcript import Segment, Transcribing, Transcript, Word
 from intermodal.data.audio import notes_on, read_audio
 from intermodal.data.processors import Processor
 from intermodal.data.token_processor import TokenProcessor
-from intermodal.data.transcripts import AUDIO, TRANSCRIPT, AudioProcessor
-from intermodal.methods.base import Batch, Losses, Method
+from intermodal.data.transcripts import AUDIO, TRANSCRIPT
+from intermodal.methods.base import Batch, Losses
+from intermodal.methods.speech.hearing import Hearing
 from intermodal.methods.speech.whisper_decoding import (
     FRAMES_PER_STEP,
     Piece,
@@ -41,6 +42,7 @@ from intermodal.methods.speech.whisper_decoding import (
 from intermodal.methods.speech.whisper_tokens import WhisperTokens
 from intermodal.methods.speech.whisper_words import word_times
 from intermodal.nn.speech_features import FeatureConfig, SpeechFeatures
+from intermodal.nn.time_conv import frames_up_to
 from intermodal.nn.transformer import block_flops
 from intermodal.nn.whisper import WhisperNetwork, WhisperNetworkConfig
 
@@ -95,7 +97,7 @@ class WhisperConfig(Config):
             raise ConfigError("Whisper: an alignment head is none of the decoder's.")
 
 
-class Whisper(Method):
+class Whisper(Hearing):
     """The network and its decoding; see the module's text.
 
     Args:
@@ -126,8 +128,7 @@ class Whisper(Method):
         """Return the log-mel frames (B, N, M) of waveforms that are cut, or filled with silence, to the encoder's length."""
         samples = self.config.network.frames * self.config.features.hop_samples
         if length_B is not None:
-            own_BT = torch.arange(audio_BT.shape[1], device=audio_BT.device) < length_B.unsqueeze(1)
-            audio_BT = audio_BT * own_BT
+            audio_BT = audio_BT * frames_up_to(length_B, audio_BT.shape[1])
         audio_BT = F.pad(audio_BT[:, :samples], (0, max(samples - audio_BT.shape[1], 0)))
         return self.features(audio_BT, torch.full((len(audio_BT),), samples, device=audio_BT.device))[0]
 
@@ -216,7 +217,7 @@ class Whisper(Method):
     ) -> list[Transcript]:
         config, text = self.config, self._text
         waves = [read_audio(audio) for audio in audios]
-        heard = [self._frames(torch.from_numpy(self._audio_processor.encode(w).numpy())) for w in waves]
+        heard = [self._frames(self.audio_processor.encode(w)) for w in waves]
         told = text.encode(", ".join(settings.hot_words)).tolist() if settings.hot_words else []
         recordings, found = [], []
         for mel_TM in heard:
@@ -297,12 +298,6 @@ class Whisper(Method):
     def _text(self) -> TokenProcessor:
         processor = self.processors["text"]
         assert isinstance(processor, TokenProcessor)
-        return processor
-
-    @property
-    def _audio_processor(self) -> AudioProcessor:
-        processor = self.processors["audio"]
-        assert isinstance(processor, AudioProcessor)
         return processor
 
     def train_flops(self, batch_size: int) -> float:
