@@ -8,7 +8,7 @@ import re
 import pytest
 from PIL import Image
 
-from intermodal.evaluate.result import Aligned, Evaluation, Figure, Line, Lines, Scatter, load, save
+from intermodal.evaluate.result import Aligned, Evaluation, Figure, Line, Lines, Scatter, Table, load, save
 from intermodal.report.curves import HEIGHT, LEFT, RIGHT, WIDTH, Axes, Series, chart, log_ticks
 from intermodal.report.panels import draw
 
@@ -88,3 +88,11 @@ def test_texts_word_by_word_mark_what_differs() -> None:
     for kind in ("wrong", "missed", "added"):
         assert f'class="place {kind}"' in drawn
     assert "<b>" not in drawn and "(nothing)" in drawn and "Nothing to show" in str(draw(Aligned("None", "", [])))
+
+
+def test_written_figures_take_no_more_room_than_numbers():
+    rows = [["a", "5.4\N{NO-BREAK SPACE}%", "3.4 % to 7.7 %", "12 words", 3], ["b", "96.4 %", "", "-", None]]
+    html = str(draw(Table("T", "", ["way", "wrong", "interval", "what", "n"], rows)))
+    heads = html.partition("</thead>")[0]
+    assert [name in heads for name in ('class="n">wrong', 'class="n">interval', 'class="n">n<')] == [True] * 3
+    assert 'class="n">what' not in heads

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import io
 import math
+import re
+from collections.abc import Sequence
 from functools import singledispatch
 
 import numpy as np
@@ -20,6 +22,8 @@ LONGEST_SIDE = 160
 """Pictures are shrunk to this many pixels: twice what they are shown at, for sharp screens."""
 FIGURE_SIDE = 2000
 """The same of a picture that has the page's whole width."""
+FIGURES = re.compile(r"[\d.,+−-]+\s?%?( (to|±) [\d.,]+\s?%?)?")
+"""How figures are written out in a table's cell."""
 
 
 def draw(panel: Panel) -> Html:
@@ -140,9 +144,7 @@ def _axis(item: Item) -> Html:
 
 @_body.register
 def _table(panel: Table) -> Html:
-    numeric = [
-        any(isinstance(row[c], int | float) for row in panel.rows if c < len(row)) for c in range(len(panel.columns))
-    ]
+    numeric = [_numeric([row[c] for row in panel.rows if c < len(row)]) for c in range(len(panel.columns))]
     head = el(
         "tr",
         [el("th", c, scope="col", class_="n" if n else None) for c, n in zip(panel.columns, numeric, strict=True)],
@@ -154,6 +156,14 @@ def _table(panel: Table) -> Html:
         body.append(el("tr", first, cells, class_="own" if i == panel.emphasis else None))
     table = el("table", el("thead", head), el("tbody", body))
     return el("div", table, class_="scroll", tabindex=0, role="region", aria_label=panel.title)
+
+
+def _numeric(cells: Sequence[str | float | None]) -> bool:
+    """Say whether a column holds figures, as numbers or written out (``5.4 %``, ``3.4 % to 7.7 %``), so that it is narrow."""
+    said = [cell for cell in cells if cell not in (None, "")]
+    return any(isinstance(cell, int | float) for cell in said) or (
+        bool(said) and all(FIGURES.fullmatch(str(cell)) for cell in said)
+    )
 
 
 def _value(value: str | float | None) -> str:
