@@ -159,7 +159,7 @@ def _table(panel: Table) -> Html:
 
 
 def _numeric(cells: Sequence[str | float | None]) -> bool:
-    """Say whether a column holds figures, as numbers or written out (``5.4 %``, ``3.4 % to 7.7 %``), so that it is narrow."""
+    """Say whether a column holds figures, as numbers or written out (``5.4 %``, ``3.4 % to 7.7 %``): it is narrow then."""
     said = [cell for cell in cells if cell not in (None, "")]
     return any(isinstance(cell, int | float) for cell in said) or (
         bool(said) and all(FIGURES.fullmatch(str(cell)) for cell in said)
