@@ -35,6 +35,20 @@ def test_linear_is_torchs(shape: tuple[int, ...], bias: bool) -> None:
             close(mine, theirs)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("shape", [(1, 12), (33, 12), (197, 12), (2, 50, 12), (2, 3, 40, 12), (0, 12), (12,)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_linear_is_torchs_where_nothing_is_learnt(shape: tuple[int, ...], bias: bool) -> None:
+    torch.manual_seed(0)
+    layer = Linear(12, 7, bias=bias)
+    for x in (torch.randn(shape), torch.randn(*shape[:-1], 24)[..., ::2]):
+        got = layer(x)
+        wanted = F.linear(x.double(), layer.weight.double(), layer.bias.double() if bias else None)
+        assert got.shape == wanted.shape
+        if got.numel():
+            close(got, wanted)
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_other_types_go_the_usual_way(dtype: torch.dtype) -> None:
     layer, x = Linear(8, 8, dtype=dtype), torch.randn(512, 8, dtype=dtype)

@@ -10,7 +10,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from intermodal.core.config import Config
 from intermodal.core.errors import ConfigError, DataError
-from intermodal.nn.vit import VisionTransformer, ViTConfig
+from intermodal.nn.patches import interpolate_positions
+from intermodal.nn.vit import VisionTransformer, ViTConfig, attention_rollout
 
 POOLS = ["cls", "attention", "mean"]
 
@@ -128,6 +129,74 @@ def test_wrong_pictures_are_refused(shape):
     """The error states the shape that is wanted and the one found."""
     with pytest.raises(DataError, match=r"\(B, 3, 12, 12\), found \("):
         VisionTransformer(small())(torch.zeros(shape))
+
+
+@pytest.mark.parametrize("distillation", [False, True])
+@pytest.mark.parametrize("depth", [0, 1, 3])
+def test_class_tokens_are_those_of_all_tokens(distillation, depth, randomise):
+    """Leaving out what nobody reads of the last block changes neither numbers nor gradients."""
+    model = randomise(VisionTransformer(small(depth=depth, distillation=distillation, pre_norm=False)).double())
+    image = torch.randn(2, 3, 16, 24, dtype=torch.float64)
+    whole = model.post_norm(model(image, interpolate=True)[1][:, : 1 + distillation])
+    few = model.class_tokens(image, interpolate=True)
+    assert torch.allclose(few, whole, rtol=0, atol=1e-12)
+    weight = torch.randn(few.shape, dtype=torch.float64)
+    wanted = torch.autograd.grad((whole * weight).sum(), list(model.parameters()))
+    found = torch.autograd.grad((few * weight).sum(), list(model.parameters()))
+    for one, other in zip(found, wanted, strict=True):
+        assert torch.allclose(one, other, rtol=0, atol=1e-10)
+
+
+def test_only_towers_with_class_tokens_give_them():
+    """The others pool."""
+    with pytest.raises(ConfigError, match="no class token"):
+        VisionTransformer(small(pool="mean")).class_tokens(torch.zeros(1, 3, 12, 12))
+    with pytest.raises(ConfigError, match="beside a class token"):
+        small(pool="mean", distillation=True)
+
+
+@torch.no_grad()
+def test_other_sizes_are_those_of_a_model_with_interpolated_positions(randomise):
+    """A picture of another shape is read as by a tower of that shape whose positions were carried over."""
+    model = randomise(VisionTransformer(small(distillation=True)).double())
+    image = torch.randn(2, 3, 17, 25, dtype=torch.float64)
+    other = VisionTransformer(small(image_size=(17, 25), distillation=True)).double()
+    positions = interpolate_positions(model.position_embedding, (3, 3), (4, 6), extra=2)
+    other.load_state_dict({**model.state_dict(), "position_embedding": positions})
+    assert torch.equal(model(image, interpolate=True)[0], other(image)[0])
+    assert model.attention_maps(image).shape == (2, 2, 3, 26, 26)
+
+
+@torch.no_grad()
+def test_attention_maps_weigh_what_the_blocks_read(randomise):
+    """With the weights of the maps, the blocks written out give the tower's output."""
+    model = randomise(VisionTransformer(small()).double())
+    image = torch.randn(2, 3, 12, 12, dtype=torch.float64)
+    maps = model.attention_maps(image)
+    assert torch.allclose(maps.sum(-1), torch.ones_like(maps.sum(-1)))
+    x = model.embed_patches(image)
+    for block, weights in zip(model.transformer.blocks, maps.unbind(1), strict=True):
+        value = block.attention.qkv(block.norm1(x)).chunk(3, -1)[2].unflatten(-1, (3, -1)).transpose(1, 2)
+        x = x + block.attention.out((weights @ value).transpose(1, 2).flatten(2))
+        x = x + block.mlp(block.norm2(x))
+    assert torch.allclose(x, model(image)[1], rtol=0, atol=1e-11)
+
+
+def test_rollout_is_the_sum_over_all_ways():
+    """Written out for two blocks: each token takes itself by half, and by half the mean of the heads."""
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.rand(1, 2, 3, 4, 4, generator=generator, dtype=torch.float64)
+    weights = weights / weights.sum(-1, keepdim=True)
+    rolled = attention_rollout(weights)[0]
+    step = [
+        [[0.5 * float(weights[0, n, :, i, j].mean()) + 0.5 * (i == j) for j in range(4)] for i in range(4)]
+        for n in (0, 1)
+    ]
+    for i in range(4):
+        for j in range(4):
+            ways = sum(step[1][i][middle] * step[0][middle][j] for middle in range(4))
+            assert float(rolled[i, j]) == pytest.approx(ways, abs=1e-12)
+    assert torch.allclose(rolled.sum(-1), torch.ones(4, dtype=torch.float64))
 
 
 @pytest.mark.parametrize(

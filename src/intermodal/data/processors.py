@@ -18,7 +18,7 @@ from PIL import Image
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from intermodal.core.config import Config
+from intermodal.core.config import Config, suggestion
 from intermodal.core.errors import CheckpointError, ConfigError, DataError
 from intermodal.core.fields import Field
 from intermodal.data.images import MAX_PIXELS, open_image
@@ -98,6 +98,8 @@ class ImageProcessor(Config, Processor):
         resize: ``squash`` ignores the aspect ratio, ``crop`` fits the short side and cuts the centre, ``pad``
             fits the long side and fills with white.
         interpolation: the resampling filter (Pillow's, antialiased).
+        squash_to: with ``squash``: the height and width to which a picture is resized before its centre of ``size`` is cut;
+            None for ``size``.
     """
 
     size: tuple[int, int]
@@ -105,6 +107,7 @@ class ImageProcessor(Config, Processor):
     std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
     resize: Resize = "crop"
     interpolation: Interpolation = "bicubic"
+    squash_to: tuple[int, int] | None = None
 
     raw = Field((), "image", "a picture")
 
@@ -120,10 +123,13 @@ class ImageProcessor(Config, Processor):
     def _fit(self, image: Image.Image) -> Image.Image:
         height, width = self.size
         target, method = (width, height), _RESAMPLE[self.interpolation]
-        if image.size == target:
+        if image.size == target and self.squash_to is None:
             return image
         if self.resize == "squash":
-            return image.resize(target, method)
+            tall, wide = self.squash_to or self.size
+            left, top = (wide - width) // 2, (tall - height) // 2
+            image = image.resize((wide, tall), method)
+            return image.crop((left, top, left + width, top + height)) if self.squash_to else image
         if self.resize == "crop":
             return self._fit_and_crop(image, method)
         return self._fit_and_pad(image, method)
@@ -215,6 +221,21 @@ class LabelProcessor(Config, Processor):
         if place == len(self.names) or self.names[place] != value:
             raise DataError(f"The class {value!r} is not one of the {len(self.names)} that this model knows.")
         return torch.tensor(place)
+
+    def places(self, labels: Sequence[str]) -> list[int]:
+        """Return the numbers of classes by name; the nearest name is suggested for one that is unknown.
+
+        Raises:
+            DataError: if there is no label, or one is unknown.
+        """
+        if not labels:
+            raise DataError("Classification needs at least one label.")
+        for label in labels:
+            if label not in self.names:
+                raise DataError(
+                    f"This model knows {len(self.names)} classes, {label!r} is not one{suggestion(label, self.names)}"
+                )
+        return [self.names.index(label) for label in labels]
 
     def decode(self, numbers: Tensor) -> list[str]:
         """Return the names of class numbers ``(B,)``."""

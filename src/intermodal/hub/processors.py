@@ -22,17 +22,25 @@ IMAGE_FILE, COMBINED_FILE = "preprocessor_config.json", "processor_config.json"
 FILTERS: dict[int, Interpolation] = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
 
 
-def read_image_processor(folder: Path, size: tuple[int, int]) -> ImageProcessor:
+def read_image_processor(
+    folder: Path, size: tuple[int, int], defaults: Mapping[str, Any] | None = None
+) -> ImageProcessor:
     """Read transformers' image processor.
 
     Args:
         folder: the published folder.
         size: height and width that the model takes.
+        defaults: of a kind of models whose image processor squashes pictures to a square, where a size is one number: what
+            it does where the file says nothing. None for those that fit the short side.
 
     Raises:
         CheckpointError: if the file is missing, does something that ours does not, or makes another size.
     """
     data = _image_settings(folder)
+    if defaults is not None:
+        data = {**defaults, **data}
+        if isinstance(data.get("size"), int):
+            data["size"] = {"height": data["size"], "width": data["size"]}
     for step in ("do_resize", "do_rescale", "do_normalize"):
         if not data.get(step, True):
             raise CheckpointError(f"{folder}: an image processor with {step}=false is not supported.")
@@ -40,12 +48,13 @@ def read_image_processor(folder: Path, size: tuple[int, int]) -> ImageProcessor:
         raise CheckpointError(f"{folder}: rescale_factor must be 1/255, found {data['rescale_factor']}.")
     try:
         resize: Resize = "squash" if _is_box(data["size"]) else "crop"
-        made = _box(data["size"] if resize == "squash" or not _crops(data) else data["crop_size"])
-        short = made if resize == "squash" else _box(data["size"])
+        made = _box(data["crop_size"] if _crops(data) else data["size"])
+        short = _box(data["size"])
         mean, std = data["image_mean"], data["image_std"]
     except (KeyError, TypeError) as error:
         raise CheckpointError(f"The image processor in {folder} lacks {error}.") from error
-    if made != size or (resize == "crop" and (not _crops(data) or short != made)):
+    too_small = any(s < m for s, m in zip(short, made, strict=True))
+    if made != size or too_small or (resize == "crop" and (not _crops(data) or short != made)):
         raise CheckpointError(
             f"The image processor in {folder} resizes to {short} and makes {made} pixels, the model takes {size}."
         )
@@ -53,7 +62,12 @@ def read_image_processor(folder: Path, size: tuple[int, int]) -> ImageProcessor:
     if resample not in FILTERS:
         raise CheckpointError(f"{folder}: resample={resample} is not supported; {FILTERS} are.")
     return ImageProcessor(
-        size=size, mean=_triple(mean), std=_triple(std), resize=resize, interpolation=FILTERS[resample]
+        size=size,
+        mean=_triple(mean),
+        std=_triple(std),
+        resize=resize,
+        interpolation=FILTERS[resample],
+        squash_to=short if resize == "squash" and short != made else None,
     )
 
 
@@ -86,7 +100,7 @@ def write_image_processor(processor: ImageProcessor, kind: str) -> dict[str, Any
 
     Args:
         processor: ours.
-        kind: ``clip`` or ``siglip``, whose image processor's class is named.
+        kind: ``clip``, ``siglip``, ``vit`` or ``deit``, whose image processor's class is named.
 
     Raises:
         CheckpointError: if transformers' processor cannot do the same.
@@ -100,10 +114,17 @@ def write_image_processor(processor: ImageProcessor, kind: str) -> dict[str, Any
         )
     box = {"height": height, "width": width}
     crop = processor.resize == "crop"
+    name = "CLIPImageProcessor" if kind == "clip" or crop else "SiglipImageProcessor"
+    scaled = {"shortest_edge": height} if crop else box
+    if processor.squash_to is not None:
+        crop, name = True, "DeiTImageProcessor"
+        scaled = dict(zip(("height", "width"), processor.squash_to, strict=True))
+    elif kind in ("vit", "deit") and not crop:
+        name = "ViTImageProcessor"
     return {
-        "image_processor_type": "CLIPImageProcessor" if kind == "clip" or crop else "SiglipImageProcessor",
+        "image_processor_type": name,
         "do_resize": True,
-        "size": {"shortest_edge": height} if crop else box,
+        "size": scaled,
         "do_center_crop": crop,
         **({"crop_size": box} if crop else {}),
         "resample": next(n for n, name in FILTERS.items() if name == processor.interpolation),

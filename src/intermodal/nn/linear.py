@@ -2,24 +2,30 @@
 
 Torch hands a float32 matrix product to MKL, and on one thread a 1 x 1 convolution too, but a convolution of 16 samples or
 more to oneDNN. On a processor that MKL does not favour, oneDNN does twice as many products in the same time (one core of an
-AMD EPYC of 2024: 230 against 105 billion operations a second). So here a matrix product is written as such a convolution:
-the same numbers up to rounding, forward and backward.
+AMD EPYC of 2024: 230 against 105 billion operations a second). So here a matrix product goes to oneDNN: where nothing is
+learnt by torch's own operator for it, which has no gradient, and else as such a convolution. Both give the same numbers up
+to rounding, forward and backward.
 
     B batch   C channels in   O channels out   H, W height and width   N rows of a matrix
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["Linear", "pointwise", "quicken"]
+__all__ = ["Linear", "linear", "pointwise", "quicken"]
 
 SAMPLES = 16
 """From so many samples on torch gives a 1 x 1 convolution to oneDNN."""
 LEAST = 256
 """Rows from which that is worth while; fewer, of a step with a KV cache or of a pooled vector, go the usual way."""
+LEAST_READ = 32
+"""The same where nothing is learnt."""
+_KERNEL: Callable[..., Tensor] | None = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
 
 
 class Linear(nn.Linear):
@@ -27,10 +33,17 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., C) to (..., O)."""
-        rows = x.shape[:-1].numel()
-        if not _pays(x, rows):
-            return super().forward(x)
-        return _product(x.reshape(rows, x.shape[-1]), self.weight, self.bias).view(*x.shape[:-1], self.out_features)
+        return linear(x, self.weight, self.bias)
+
+
+def linear(x: Tensor, weight_OC: Tensor, bias_O: Tensor | None = None) -> Tensor:
+    """Return ``x weight^T + bias``, (..., C) to (..., O)."""
+    rows = x.shape[:-1].numel()
+    if _KERNEL is not None and rows >= LEAST_READ and _single(x) and _is_read(x, weight_OC, bias_O):
+        return _KERNEL(x, weight_OC, bias_O, "none", [], "")
+    if not _pays(x, rows):
+        return F.linear(x, weight_OC, bias_O)
+    return _product(x.reshape(rows, x.shape[-1]), weight_OC, bias_O).view(*x.shape[:-1], len(weight_OC))
 
 
 def pointwise(layer: nn.Conv2d, x_BCHW: Tensor) -> Tensor:
@@ -49,9 +62,17 @@ def quicken(network: nn.Module) -> None:
             module.__class__ = Linear  # the one thing that differs is the method forward
 
 
+def _single(x: Tensor) -> bool:
+    return x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+
+
+def _is_read(*tensors: Tensor | None) -> bool:
+    """Say whether nothing is learnt: no gradient is asked for, and nothing watches the operations."""
+    return not (torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors))
+
+
 def _pays(x: Tensor, rows: int) -> bool:
-    usual = x.device.type != "cpu" or x.dtype != torch.float32 or torch.is_autocast_enabled("cpu")
-    return not usual and rows >= LEAST and rows % SAMPLES == 0
+    return _single(x) and rows >= LEAST and rows % SAMPLES == 0
 
 
 def _product(x_NC: Tensor, weight_OC: Tensor, bias_O: Tensor | None) -> Tensor:

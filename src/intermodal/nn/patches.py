@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from intermodal.core.config import Config
 from intermodal.core.errors import ConfigError, DataError
+from intermodal.nn.linear import linear
 
 Pair = int | tuple[int, int]
 
@@ -184,7 +185,7 @@ class PatchEmbedding(nn.Conv2d):
                 f"{tuple(image_BCHW.shape)}."
             )
         if self.config.side_by_side:
-            return F.linear(split(image_BCHW, self.config), self.weight.flatten(1), self.bias)
+            return linear(split(image_BCHW, self.config), self.weight.flatten(1), self.bias)
         return super().forward(self.config.padded(image_BCHW)).flatten(2).transpose(1, 2)
 
     def invertible(self) -> bool:

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from intermodal.core.errors import ConfigError
 from intermodal.nn.cache import KVCache, LayerCache
+from intermodal.nn.linear import linear
 
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu"]
 
@@ -166,7 +167,7 @@ class Attention(nn.Module):
             context_BSC: float, shape (B, S, C); exactly when built with ``context_dim``.
             mask: bool, True where attending is allowed: (B, S) masks keys, for example padding; (B, L, S) or
                 a 4-dimensional mask that broadcasts to (B, H, L, S) masks pairs. Each query needs one allowed
-                key.
+                key. Or float, broadcasting to (B, H, L, S): added to the scores, where attention is not causal.
             cache: of causal self-attention: what was read before. ``x_BLD`` goes on from there and is kept too; S counts
                 all that is kept then.
             kept: of attention with a context, in its place: what :meth:`keys` made of it, for many steps over one context.
@@ -187,13 +188,17 @@ class Attention(nn.Module):
                 raise ValueError("Only causal self-attention can go on from a cache.")
             k_BHSK, v_BHSK = cache.append(k_BHSK, v_BHSK)
         queries, keys = q_BHLK.shape[2], k_BHSK.shape[2]
+        added = None
+        if mask is not None and mask.is_floating_point():
+            mask, added = None, mask
         if mask is not None:
             mask = self._pairs(mask, queries, keys)
         elif self.causal and 1 < queries < keys:
             mask = past(queries, keys, q_BHLK.device)
-        bias = None
+        bias = added
         if self.positions is not None:
             q_BHLK, k_BHSK, bias = self.positions(q_BHLK, k_BHSK)
+            bias = bias if added is None else added if bias is None else added + bias
         y_BHLK = attend(
             q_BHLK,
             k_BHSK,
@@ -228,6 +233,25 @@ class Attention(nn.Module):
             q_BHLK, k_BHSK, bias = self.positions(q_BHLK, k_BHSK)
         y_BHLK = attend(q_BHLK, k_BHSK, v_BHSK, mask=None, dropout=0.0, causal=False, bias=bias)
         return self.out(y_BHLK.transpose(1, 2).flatten(-2)), found
+
+    def first(self, x_BLD: Tensor, count: int) -> Tensor:
+        """Attend from the first ``count`` positions to all of them, where no other position is read: (B, count, D).
+
+        The same numbers as those rows of :meth:`forward`; of self-attention without causality, mask or positions.
+        """
+        width, bias = x_BLD.shape[-1], self.qkv.bias
+        q_BLD = linear(x_BLD[:, :count], self.qkv.weight[:width], None if bias is None else bias[:width])
+        kv = linear(x_BLD, self.qkv.weight[width:], None if bias is None else bias[width:])
+        k_BSHK, v_BSHK = kv.unflatten(-1, (2, self.heads, -1)).unbind(-3)
+        y_BHLK = attend(
+            q_BLD.unflatten(-1, (self.heads, -1)).transpose(1, 2),
+            k_BSHK.transpose(1, 2),
+            v_BSHK.transpose(1, 2),
+            mask=None,
+            dropout=self.dropout if self.training else 0.0,
+            causal=False,
+        )
+        return self.out(y_BHLK.transpose(1, 2).flatten(-2))
 
     def weights(self, x_BLD: Tensor, context_BSC: Tensor | None = None) -> Tensor:
         """Return what :meth:`forward` without a mask weighs the values with, (B, H, L, S): for looking at, not for training.
@@ -336,6 +360,12 @@ class Block(nn.Module):
         """Map (B, L, D) to (B, L, D); ``mask`` and ``cache`` as in :meth:`Attention.forward`."""
         x_BLD = x_BLD + self.dropout(self.attention(self.norm1(x_BLD), mask=mask, cache=cache))
         return x_BLD + self.dropout(self.mlp(self.norm2(x_BLD)))
+
+    def first(self, x_BLD: Tensor, count: int) -> Tensor:
+        """Return the first ``count`` positions of :meth:`forward` alone: (B, count, D); see :meth:`Attention.first`."""
+        assert isinstance(self.attention, Attention)
+        y_BLD = x_BLD[:, :count] + self.dropout(self.attention.first(self.norm1(x_BLD), count))
+        return y_BLD + self.dropout(self.mlp(self.norm2(y_BLD)))
 
 
 class PostNormBlock(Block):

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from intermodal.core.config import Config
 from intermodal.core.errors import ConfigError, DataError
-from intermodal.nn.patches import PatchConfig, PatchEmbedding
-from intermodal.nn.transformer import ACTIVATIONS, MLP, Activation, Attention, block_flops, build_transformer
+from intermodal.nn.patches import PatchConfig, PatchEmbedding, interpolate_positions
+from intermodal.nn.transformer import ACTIVATIONS, MLP, Activation, Attention, Block, block_flops, build_transformer
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,6 +35,7 @@ class ViTConfig(Config):
         patch_bias: the patch embedding has a bias, as SigLIP's has.
         pool: ``"cls"`` reads a class token (CLIP), ``"attention"`` a learnt probe that attends to the patches
             (SigLIP), ``"mean"`` averages the patches.
+        distillation: with ``"cls"``: a second token after the class token, for what a teacher says (Touvron et al. 2021).
 
     Raises:
         ConfigError: if a size is not positive, a patch is larger than the picture, ``width`` is no multiple
@@ -53,6 +54,7 @@ class ViTConfig(Config):
     pre_norm: bool = True
     patch_bias: bool = False
     pool: Literal["cls", "attention", "mean"] = "cls"
+    distillation: bool = False
 
     def __post_init__(self) -> None:
         if self.heads < 1 or self.width < 1 or self.width % self.heads:
@@ -64,6 +66,8 @@ class ViTConfig(Config):
             )
         if self.activation not in ACTIVATIONS:
             raise ConfigError(f"ViT: activation must be one of {list(ACTIVATIONS)}, found {self.activation!r}.")
+        if self.distillation and self.pool != "cls":
+            raise ConfigError("ViT: a distillation token stands beside a class token: set pool to 'cls'.")
 
     @property
     def size(self) -> tuple[int, int]:
@@ -76,9 +80,14 @@ class ViTConfig(Config):
         return self.size[0] // self.patch_size, self.size[1] // self.patch_size
 
     @property
+    def extra(self) -> int:
+        """How many tokens stand before the patches'."""
+        return (self.pool == "cls") + self.distillation
+
+    @property
     def tokens(self) -> int:
-        """L: patches, and the class token if there is one."""
-        return self.grid[0] * self.grid[1] + (self.pool == "cls")
+        """L: patches, and the class and distillation tokens if there are any."""
+        return self.grid[0] * self.grid[1] + self.extra
 
     @property
     def hidden(self) -> int:
@@ -95,15 +104,17 @@ class ViTConfig(Config):
         """Width of the pooled output, under the name that every image tower has."""
         return self.width
 
-    def flops(self) -> int:
-        """Return the forward floating-point operations of one picture (a multiply-add is two)."""
-        patches = 2 * self.grid[0] * self.grid[1] * self.channels * self.patch_size**2 * self.width
-        blocks = self.depth * block_flops(self.tokens, self.width, self.hidden)
+    def flops(self, height: int | None = None, width: int | None = None) -> int:
+        """Return the forward operations of one picture (a multiply-add is two), of the configured size or another one."""
+        places = ((height or self.size[0]) // self.patch_size) * ((width or self.size[1]) // self.patch_size)
+        tokens = places + self.extra
+        patches = 2 * places * self.channels * self.patch_size**2 * self.width
+        blocks = self.depth * block_flops(tokens, self.width, self.hidden)
         if self.pool != "attention":
             return patches + blocks
         # One query: its projection and the output's, keys and values of all tokens, two products, the MLP.
         query = 4 * self.width**2 + 4 * self.width * self.hidden
-        return patches + blocks + query + 4 * self.tokens * self.width * (self.width + 1)
+        return patches + blocks + query + 4 * tokens * self.width * (self.width + 1)
 
 
 class AttentionPool(nn.Module):
@@ -141,6 +152,8 @@ class VisionTransformer(nn.Module):
         self.patch_embedding = PatchEmbedding(config.channels, config.width, patches, bias=config.patch_bias)
         if config.pool == "cls":
             self.class_token = nn.Parameter(scale * torch.randn(config.width))
+        if config.distillation:
+            self.distillation_token = nn.Parameter(scale * torch.randn(config.width))
         self.position_embedding = nn.Parameter(scale * torch.randn(config.tokens, config.width))
         self.pre_norm = nn.LayerNorm(config.width, eps=config.norm_eps) if config.pre_norm else nn.Identity()
         self.transformer = build_transformer(
@@ -155,12 +168,14 @@ class VisionTransformer(nn.Module):
         if config.pool == "attention":
             self.pool = AttentionPool(config)
 
-    def forward(self, image_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, image_BCHW: Tensor, *, interpolate: bool = False) -> tuple[Tensor, Tensor]:
         """Embed pictures.
 
         Args:
             image_BCHW: float, normalised as the model's processor does, shape (B, C, H, W) of the configured
                 size.
+            interpolate: take other sizes and shapes too; the position embeddings are then interpolated
+                (Dosovitskiy et al. 2021, section 3.2).
 
         Returns:
             The pooled output, shape (B, D), after the final norm (and the pooling head), and the tokens,
@@ -172,17 +187,88 @@ class VisionTransformer(nn.Module):
         Raises:
             DataError: if the pictures are not of the configured channels and size.
         """
+        x_BLD = self.transformer(self.embed_patches(image_BCHW, interpolate=interpolate))
+        if self.config.pool == "cls":
+            return self.post_norm(x_BLD[:, 0]), x_BLD
+        x_BLD = self.post_norm(x_BLD)
+        return (self.pool(x_BLD) if self.config.pool == "attention" else x_BLD.mean(1)), x_BLD
+
+    def class_tokens(self, image_BCHW: Tensor, *, interpolate: bool = False) -> Tensor:
+        """Return the class token and, if there is one, the distillation token after the final norm, ``(B, 1 or 2, D)``.
+
+        The same numbers as :meth:`forward` computes, without what only other tokens would need of the last block.
+
+        Raises:
+            ConfigError: if the tower has no class token.
+            DataError: as :meth:`forward`.
+        """
+        count = self.config.extra
+        if not count:
+            raise ConfigError(f"A vision transformer with pool={self.config.pool!r} has no class token.")
+        x_BLD = self.embed_patches(image_BCHW, interpolate=interpolate)
+        *blocks, last = [*self.transformer.blocks] or [None]
+        for block in blocks:
+            x_BLD = block(x_BLD)
+        x_BLD = x_BLD[:, :count] if last is None else last.first(x_BLD, count)
+        return self.post_norm(x_BLD)
+
+    def embed_patches(self, image_BCHW: Tensor, *, interpolate: bool = False) -> Tensor:
+        """Return what the first block takes, ``(B, L, D)``: class tokens, if there are any, and patches, with positions.
+
+        Raises:
+            DataError: as :meth:`forward`.
+        """
         config = self.config
-        if image_BCHW.dim() != 4 or tuple(image_BCHW.shape[1:]) != (config.channels, *config.size):
+        wanted = image_BCHW.shape[2:] if interpolate else config.size
+        if image_BCHW.dim() != 4 or tuple(image_BCHW.shape[1:]) != (config.channels, *wanted):
             raise DataError(
                 f"The vision transformer takes pictures of shape (B, {config.channels}, {config.size[0]}, "
                 f"{config.size[1]}), found {tuple(image_BCHW.shape)}: use the model's image processor."
             )
         x_BLD = self.patch_embedding(image_BCHW)
+        position_LD: Tensor = self.position_embedding
+        if interpolate:
+            grid = self.patch_embedding.config.grid(*image_BCHW.shape[2:])
+            position_LD = interpolate_positions(position_LD, config.grid, grid, extra=config.extra)
         if config.pool == "cls":
-            x_BLD = torch.cat([self.class_token.expand(len(x_BLD), 1, -1), x_BLD], dim=1)
-        x_BLD = self.transformer(self.pre_norm(x_BLD + self.position_embedding))
-        if config.pool == "cls":
-            return self.post_norm(x_BLD[:, 0]), x_BLD
-        x_BLD = self.post_norm(x_BLD)
-        return (self.pool(x_BLD) if config.pool == "attention" else x_BLD.mean(1)), x_BLD
+            first: list[Tensor] = [self.class_token]
+            if config.distillation:
+                first.append(self.distillation_token)
+            x_BLD = torch.cat([torch.stack(first).expand(len(x_BLD), -1, -1), x_BLD], dim=1)
+        return self.pre_norm(x_BLD + position_LD)
+
+    # --8<-- [start:rollout]
+    @torch.no_grad()
+    def attention_maps(self, image_BCHW: Tensor) -> Tensor:
+        """Return how each block's heads weigh the tokens, ``(B, blocks, heads, L, L)``; each row sums to one.
+
+        Args:
+            image_BCHW: prepared pictures of any size.
+        """
+        x_BLD, found = self.embed_patches(image_BCHW, interpolate=True), []
+        for block in self.transformer.blocks:
+            assert isinstance(block, Block) and isinstance(block.attention, Attention)
+            found.append(block.attention.weights(block.norm1(x_BLD)))
+            x_BLD = block(x_BLD)
+        length, heads = x_BLD.shape[1], self.config.heads
+        return torch.stack(found, 1) if found else x_BLD.new_zeros(len(x_BLD), 0, heads, length, length)
+
+
+def attention_rollout(weight_BNHLL: Tensor) -> Tensor:
+    """Return how much of each token reaches each token through all blocks, ``(B, L, L)`` (Abnar & Zuidema 2020).
+
+    A block passes on half by its residual path and half by the mean of its heads; the blocks' matrices are multiplied (their
+    equation 1). Row ``i`` says of what the last block's token ``i`` is made; it sums to one.
+
+    Args:
+        weight_BNHLL: attention weights ``(B, blocks, heads, L, L)``, rows that sum to one.
+    """
+    mean_BNLL = weight_BNHLL.mean(2)
+    same = torch.eye(mean_BNLL.shape[-1], dtype=mean_BNLL.dtype, device=mean_BNLL.device)
+    rolled = same.expand(len(mean_BNLL), -1, -1)
+    for block_BLL in mean_BNLL.unbind(1):
+        rolled = (0.5 * block_BLL + 0.5 * same) @ rolled
+    return rolled
+
+
+# --8<-- [end:rollout]

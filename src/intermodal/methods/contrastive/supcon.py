@@ -109,3 +109,13 @@ class SupCon(ImageEncoder):
         return vectors_ND.unflatten(0, (-1, self.config.views))
 
     # --8<-- [end:loss]
+
+    def class_logits(self, image_BCHW: Tensor) -> Tensor:
+        """Return the logits ``(B, K)`` of prepared pictures, of plain supervision alone: what a student may learn from.
+
+        Raises:
+            ConfigError: if the model learnt by contrast and has no classifier.
+        """
+        if self.config.objective != "cross-entropy":
+            raise ConfigError(f"This model learnt by contrast ({self.config.objective!r}) and tells no classes.")
+        return self.head(self.features(image_BCHW))

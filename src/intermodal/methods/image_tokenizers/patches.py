@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from intermodal.core.config import Config, suggestion
+from intermodal.core.config import Config
 from intermodal.core.errors import ConfigError, DataError
 from intermodal.core.fields import Field
 from intermodal.core.registry import MethodCard
@@ -262,10 +262,8 @@ class Patches(ImageTokenizer):
         Raises:
             DataError: if there is no label, one is unknown, or the model was trained without classes.
         """
-        if not labels:
-            raise DataError("Classification needs at least one label.")
         mean_NK = self.votes(images).mean((1, 2))
-        return mean_NK[:, [self._class(label) for label in labels]].softmax(1).numpy()
+        return mean_NK[:, self._places(labels)].softmax(1).numpy()
 
     def class_maps(self, images: Sequence[Image.Image], label: str) -> np.ndarray:
         """Return how probable each patch by itself finds a class, float32 ``(len(images), h, w)``.
@@ -273,14 +271,12 @@ class Patches(ImageTokenizer):
         Raises:
             DataError: if the class is unknown, or the model was trained without classes.
         """
-        return self.votes(images).softmax(3)[..., self._class(label)].numpy()
+        return self.votes(images).softmax(3)[..., self._places([label])[0]].numpy()
 
-    def _class(self, label: str) -> int:
-        if label not in self.classes:
-            raise DataError(
-                f"This model knows {len(self.classes)} classes, {label!r} is not one{suggestion(label, self.classes)}"
-            )
-        return self.classes.index(label)
+    def _places(self, labels: Sequence[str]) -> list[int]:
+        names = self.processors["label"]
+        assert isinstance(names, LabelProcessor)
+        return names.places(labels)
 
     def health(self) -> list[str]:
         """Warn of tokens that say nothing: all of them round to nothing."""
