@@ -1,8 +1,9 @@
 """wav2vec 2.0 and Whisper beside transformers: same random weights, same sound, one run.
 
 wav2vec 2.0 of the base model's size hears 10 s forward, a padded batch with its mask, and does a step of pre-training with
-given masks and negatives (forward and backward, without dropout); Whisper of the tiny model's size writes 64 tokens of 30 s
-greedily, the encoder's pass included. The number beside each is a mean that all contenders must share.
+given masks and negatives (forward and backward, without dropout); HuBERT of that size emits CTC's log-probabilities; Whisper
+of the tiny model's size writes 64 tokens of 30 s greedily, the encoder's pass included. Beside each stands a mean that all
+contenders must share.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import harness
 from intermodal.decode.generate import generate
 from intermodal.decode.sampling import Sampling
 from intermodal.hub.load import load
+from intermodal.methods.speech.ctc import CTC
 from intermodal.methods.speech.wav2vec2 import Wav2Vec2
 from intermodal.methods.speech.whisper import Whisper
 from intermodal.methods.speech.whisper_decoding import WhisperStepper
@@ -80,6 +82,48 @@ def hearing(large: bool, seconds: tuple[float, ...], quick: bool) -> list[harnes
             with torch.inference_mode():
                 hidden = theirs.wav2vec2(wave, attention_mask=mask).last_hidden_state
                 return float(hidden[own].abs().double().mean())
+
+        return step
+
+    return [
+        harness.Contender("intermodal", make_ours),
+        harness.Contender("transformers", make_theirs, TRANSFORMERS),
+    ]
+
+
+@cache
+def hubert(quick: bool) -> tuple[Any, CTC]:
+    """Return transformers' HuBERT with CTC's last layer and random weights, in evaluation mode, and ours with the same."""
+    import transformers
+
+    torch.manual_seed(0)
+    config = transformers.HubertConfig(**(SMALL if quick else {}), attn_implementation="sdpa", pad_token_id=0)
+    theirs = transformers.HubertForCTC(config).eval()
+    with tempfile.TemporaryDirectory() as folder:
+        theirs.save_pretrained(folder)
+        ours = load(folder, processors={})
+    assert isinstance(ours, CTC)
+    return theirs, ours
+
+
+def emitting(seconds: float, quick: bool) -> list[harness.Contender]:
+    """Return contenders that turn one recording into each frame's log-probabilities of letters."""
+
+    def make_ours() -> harness.Step:
+        (_, ours), (wave, length) = hubert(quick), sound((seconds,))
+
+        def step() -> float:
+            with torch.inference_mode():
+                return float(ours.emit(wave, length)[0].double().mean())
+
+        return step
+
+    def make_theirs() -> harness.Step:
+        (theirs, _), (wave, _) = hubert(quick), sound((seconds,))
+
+        def step() -> float:
+            with torch.inference_mode():
+                return float(theirs(wave).logits.log_softmax(-1).double().mean())
 
         return step
 
@@ -195,6 +239,7 @@ def cases(quick: bool) -> list[harness.Case]:
     if quick:
         return [
             harness.Case("a tiny wav2vec 2.0, 1 s", hearing(False, (1.0,), True), 1),
+            harness.Case("a tiny HuBERT, 1 s", emitting(1.0, True), 1),
             harness.Case("pre-training of it, 2 x 1 s", learning((1.0, 1.0), True), 1),
             harness.Case("a tiny Whisper, 8 tokens", writing(1, 8, True), 1),
         ]
@@ -204,6 +249,7 @@ def cases(quick: bool) -> list[harness.Case]:
         harness.Case(
             "wav2vec 2.0 base, layer norms, hears 10, 7, 5 and 3 s", hear(True, (10.0, 7.0, 5.0, 3.0), False), 3
         ),
+        harness.Case("HuBERT base with CTC emits 10 s", emitting(10.0, False), 3),
         harness.Case("wav2vec 2.0 base, a step of pre-training on 2 x 5 s", learning((5.0, 5.0), False), 3),
         harness.Case("Whisper tiny writes 64 tokens of 30 s", writing(1, 64, False), 3),
         harness.Case("Whisper tiny writes 64 tokens of 4 x 30 s", writing(4, 64, False), 3),

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from intermodal.core.errors import ConfigError, DataError
-from intermodal.nn.wav2vec2 import Wav2Vec2Encoder, Wav2Vec2EncoderConfig
+from intermodal.nn.wav2vec2 import ConvLayer, Wav2Vec2Encoder, Wav2Vec2EncoderConfig
 from intermodal.nn.wav2vec2_targets import (
     GumbelConfig,
     GumbelQuantizer,
@@ -34,6 +34,28 @@ def test_what_lies_behind_a_recording_changes_nothing(changes):
         alone, count = encoder(wave[row : row + 1, :samples])
         assert count.item() == frames[row]
         torch.testing.assert_close(together[row, : frames[row]], alone[0], rtol=0, atol=1e-12)
+
+
+def test_the_first_layers_norm_is_torchs_also_where_neighbours_are_much_alike():
+    torch.manual_seed(0)
+    layer = ConvLayer(SMALL.replace(conv_bias=True), 0)
+    with torch.no_grad():
+        layer.conv.weight[0] = torch.tensor([1.0, -1.0, 0, 0, 0, 0, 0, 0, 0, 0])  # hears differences alone
+        layer.norm.weight.normal_()
+        layer.norm.bias.normal_()
+    slow = 1 + torch.sin(torch.arange(4000) / 300 + torch.arange(2)[:, None]) + 0.01 * torch.randn(2, 4000)
+    weights = [p.detach().double().requires_grad_() for p in layer.parameters()]
+    heard = torch.nn.functional.conv1d(slow.double().unsqueeze(1), weights[0], weights[1], stride=5)
+    normed = torch.nn.functional.group_norm(heard, 6, weights[2], weights[3], eps=1e-5)
+    wanted = torch.nn.functional.gelu(normed).transpose(1, 2)
+    found = layer(slow.unsqueeze(-1), None)
+    assert (found - wanted).abs().max() < 1e-4 * wanted.abs().max()
+    push = torch.randn(wanted.shape)
+    (found * push).sum().backward()
+    (wanted * push).sum().backward()
+    for own, other in zip(layer.parameters(), weights, strict=True):
+        given = torch.zeros_like(own) if own.grad is None else own.grad
+        assert (given - other.grad).abs().max() < 1e-4 * weights[0].grad.abs().max()
 
 
 def test_frames_are_those_that_the_convolutions_give():

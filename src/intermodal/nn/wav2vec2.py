@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from intermodal.core.config import Config
 from intermodal.core.errors import ConfigError, DataError
+from intermodal.nn.linear import linear, quicken
 from intermodal.nn.time_conv import frames_up_to
 from intermodal.nn.transformer import ACTIVATIONS, MLP, Activation, Attention, Block, PostNormBlock, Transformer
 
@@ -118,7 +119,7 @@ class Wav2Vec2EncoderConfig(Config):
 
 
 class ConvLayer(nn.Module):
-    """One convolution of the feature encoder, with its norm and activation.
+    """One convolution of the feature encoder, with its norm and activation; frames come last but one, channels last.
 
     Args:
         config: of the encoder.
@@ -141,26 +142,80 @@ class ConvLayer(nn.Module):
         self.activation = ACTIVATIONS[config.conv_activation]
         nn.init.kaiming_normal_(self.conv.weight)
 
-    def forward(self, x_BCT: Tensor, frames_B: Tensor | None) -> Tensor:
-        """Map (B, C, T) to fewer frames of more channels; ``frames_B`` says how many of them count, None for all."""
-        x_BCU = self.conv(x_BCT)
-        if isinstance(self.norm, nn.LayerNorm):
-            x_BCU = self.norm(x_BCU.transpose(1, 2)).transpose(1, 2)
-        elif self.norm is not None:
-            own = None if self.padded else frames_B
-            x_BCU = self.norm(x_BCU) if own is None else self._own(x_BCU, own, self.norm)
-        return self.activation(x_BCU)
+    def forward(self, x_BTC: Tensor, frames_B: Tensor | None) -> Tensor:
+        """Map (B, T, C) to fewer frames of more channels; ``frames_B`` says how many of them count, None for all."""
+        if isinstance(self.norm, nn.GroupNorm):
+            y_BUC = self._normalised(x_BTC, None if self.padded else frames_B, self.norm)
+        else:
+            y_BUC = self._convolved(x_BTC)
+            if self.norm is not None:
+                y_BUC = self.norm(y_BUC)
+        return self.activation(y_BUC)
 
-    @staticmethod
-    def _own(x_BCU: Tensor, frames_B: Tensor, norm: nn.GroupNorm) -> Tensor:
-        """Return the group norm of each recording over its own frames."""
-        own_B1U = frames_up_to(frames_B, x_BCU.shape[-1]).unsqueeze(1)
-        count_B11 = frames_B.view(-1, 1, 1).to(x_BCU.dtype)
-        mean_BC1 = (x_BCU * own_B1U).sum(-1, keepdim=True) / count_B11
-        centred_BCU = (x_BCU - mean_BC1) * own_B1U
-        variance_BC1 = centred_BCU.square().sum(-1, keepdim=True) / count_B11
-        scale_BC1 = torch.rsqrt(variance_BC1 + CONV_NORM_EPS) * norm.weight.view(1, -1, 1)
-        return centred_BCU * scale_BC1 + norm.bias.view(1, -1, 1)
+    def _convolved(self, x_BTC: Tensor) -> Tensor:
+        """Return the convolution: of samples a matrix product, of channels one that keeps them last."""
+        weight_CIK, bias_C, stride = self.conv.weight, self.conv.bias, self.conv.stride[0]
+        if x_BTC.shape[-1] == 1:
+            return linear(x_BTC[..., 0].unfold(1, weight_CIK.shape[2], stride), weight_CIK[:, 0], bias_C)
+        return convolve(x_BTC, weight_CIK, bias_C, stride=stride)
+
+    def _normalised(self, x_BT1: Tensor, frames_B: Tensor | None, norm: nn.GroupNorm) -> Tensor:
+        """Return the group norm of the convolution of samples, each channel over a recording's own frames.
+
+        The convolution is linear: the mean and variance of ``w . x`` over frames are ``w . mean`` and ``w^T covariance w``
+        of the few samples that a frame hears. So the norm is a change of the weights, for each recording its own, and costs
+        nothing by the frame. A bias of the convolution is taken off again with the mean.
+        """
+        weight_CK = self.conv.weight[:, 0]
+        window_BUK = x_BT1[..., 0].unfold(1, weight_CK.shape[1], self.conv.stride[0])
+        mean_BK, covariance_BKK = moments(window_BUK, frames_B)
+        exact_CK = weight_CK.to(mean_BK.dtype)
+        variance_BC = ((exact_CK @ covariance_BKK) * exact_CK).sum(-1)
+        scale_BC = norm.weight.to(mean_BK.dtype) * torch.rsqrt(variance_BC + CONV_NORM_EPS)
+        shift_BC = norm.bias.to(mean_BK.dtype) - scale_BC * (mean_BK @ exact_CK.T)
+        weight_BCK = torch.cat(
+            [scale_BC.unsqueeze(-1) * exact_CK, shift_BC.unsqueeze(-1)], -1
+        )  # of K samples and a one
+        heard_BUK = torch.cat([window_BUK, torch.ones_like(window_BUK[..., :1])], -1)
+        return heard_BUK @ weight_BCK.transpose(1, 2).to(weight_CK.dtype)
+
+
+def moments(window_BUK: Tensor, frames_B: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return the mean (B, K) and covariance (B, K, K) of windows over a recording's own frames, float64 (not on MPS).
+
+    Neighbouring samples are much alike, so that what a kernel leaves of them may be a small difference of large numbers.
+
+    Args:
+        window_BUK: K samples of each frame.
+        frames_B: how many frames count; None for all.
+    """
+    exact_BUK = window_BUK if window_BUK.device.type == "mps" else window_BUK.double()  # MPS has no float64
+    if frames_B is None:
+        mean_B1K = exact_BUK.mean(1, keepdim=True)
+        centred_BUK, count = exact_BUK - mean_B1K, window_BUK.shape[1]
+        return mean_B1K[:, 0], centred_BUK.transpose(1, 2) @ centred_BUK / count
+    own_BU1, count_B11 = frames_up_to(frames_B, window_BUK.shape[1]).unsqueeze(-1), frames_B.view(-1, 1, 1)
+    mean_B1K = (exact_BUK * own_BU1).sum(1, keepdim=True) / count_B11
+    centred_BUK = (exact_BUK - mean_B1K) * own_BU1
+    return mean_B1K[:, 0], centred_BUK.transpose(1, 2) @ centred_BUK / count_B11
+
+
+def convolve(
+    x_BTC: Tensor, weight_OIK: Tensor, bias_O: Tensor | None, *, stride: int = 1, padding: int = 0, groups: int = 1
+) -> Tensor:
+    """Return a convolution over time, (B, T, C) to (B, U, O): the frames are a picture of one row with channels last.
+
+    That is the layout in which oneDNN is fastest, and nothing is copied to other layouts before or behind it.
+    """
+    y_BO1U = F.conv2d(
+        x_BTC.transpose(1, 2).unsqueeze(2),
+        weight_OIK.unsqueeze(2),
+        bias_O,
+        stride=(1, stride),
+        padding=(0, padding),
+        groups=groups,
+    )
+    return y_BO1U.squeeze(2).transpose(1, 2)
 
 
 class PositionConv(nn.Module):
@@ -184,10 +239,10 @@ class PositionConv(nn.Module):
 
     def forward(self, x_BUD: Tensor) -> Tensor:
         """Map (B, U, D) to (B, U, D)."""
-        norm_11K = torch.linalg.vector_norm(self.direction, dim=(0, 1), keepdim=True)
+        norm_11K = self.direction.square().sum((0, 1), keepdim=True).sqrt()
         weight = self.direction * (self.gain / norm_11K)
-        y_BDU = F.conv1d(x_BUD.transpose(1, 2), weight, self.bias, padding=self.kernel // 2, groups=self.groups)
-        return self.activation(y_BDU[..., : x_BUD.shape[1]]).transpose(1, 2)
+        y_BUD = convolve(x_BUD, weight, self.bias, padding=self.kernel // 2, groups=self.groups)
+        return self.activation(y_BUD[:, : x_BUD.shape[1]])
 
 
 @dataclass(frozen=True)
@@ -242,6 +297,7 @@ class Wav2Vec2Encoder(nn.Module):
             if isinstance(part, nn.Linear):
                 nn.init.normal_(part.weight, std=0.02)
                 nn.init.zeros_(part.bias)
+        quicken(self)
         if not config.trains_convolutions:
             self.convolutions.requires_grad_(False)
 
@@ -309,13 +365,13 @@ class Wav2Vec2Encoder(nn.Module):
 
     def _convolve(self, wave_BT: Tensor, length_B: Tensor | None) -> Tensor:
         """Return what the convolutions make of samples, (B, U, C)."""
-        x_BCT, frames_B = wave_BT.unsqueeze(1), length_B
+        x_BTC, frames_B = wave_BT.unsqueeze(-1), length_B
         for number, layer in enumerate(self.convolutions):
             if frames_B is not None:
                 kernel, stride = self.config.conv_kernels[number], self.config.conv_strides[number]
                 frames_B = (frames_B - kernel) // stride + 1
-            x_BCT = layer(x_BCT, frames_B)
-        return x_BCT.transpose(1, 2)
+            x_BTC = layer(x_BTC, frames_B)
+        return x_BTC
 
     def _transform(self, x_BUD: Tensor, own_BU: Tensor | None) -> Tensor:
         """Return frames that know of one another; those that are none of a recording's own are silent to the others."""
