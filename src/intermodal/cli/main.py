@@ -28,6 +28,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "index": ("intermodal.cli.index", "build or refresh the index of a folder of pictures"),
     "embed": ("intermodal.cli.embed", "turn pictures and texts into vectors"),
     "classify": ("intermodal.cli.classify", "sort pictures under labels of your choice"),
+    "caption": ("intermodal.cli.caption", "say in words what pictures show"),
     "generate": ("intermodal.cli.generate", "draw pictures from a prompt, or write texts, with a model that can"),
     "interpolate": ("intermodal.cli.interpolate", "draw pictures between two pictures or two texts"),
     "encode": ("intermodal.cli.encode", "turn pictures into a file of tokens"),

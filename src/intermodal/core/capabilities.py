@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
 
+    from intermodal.core.captioning import Caption, Captioning
     from intermodal.core.drawing import Drawing, Watcher
     from intermodal.core.progress import Progress
     from intermodal.core.transcript import Alignment, Emissions, Transcribing, Transcript
@@ -202,6 +203,26 @@ class HasWords(Protocol):
 
 
 @runtime_checkable
+class Captions(Protocol):
+    """Says in words what pictures show."""
+
+    def caption(
+        self, images: Sequence[Image.Image], settings: Captioning | None = None, *, watch: Progress | None = None
+    ) -> list[Caption]:
+        """Return one caption for each picture.
+
+        Args:
+            images: PIL images of any size.
+            settings: beam, temperature, length and so on; greedy by default.
+            watch: told how far it is.
+
+        Raises:
+            ConfigError: if the settings ask for what the model cannot do.
+        """
+        ...
+
+
+@runtime_checkable
 class Transcribes(Protocol):
     """Writes down what is said in recordings."""
 
@@ -285,6 +306,7 @@ CAPABILITIES: dict[str, type] = {
     "interpolate": Interpolates,
     "complete": Completes,
     "words": HasWords,
+    "caption": Captions,
     "transcribe": Transcribes,
     "align": Aligns,
     "emit": Emits,
