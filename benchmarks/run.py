@@ -28,6 +28,7 @@ BENCHMARKS = (
     "ctc_beam",
     "speech_features",
     "speech_models",
+    "vision_backbones",
 )
 
 

@@ -17,6 +17,7 @@ matplotlib.use("Agg")
 import figures_features
 import figures_generators
 import figures_speech
+import figures_vision
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
@@ -37,6 +38,17 @@ IMAGES = HERE / "images"
 START, END = "<!-- methods: written by docs/build.py -->", "<!-- /methods -->"
 
 EQUATIONS = {
+    "vit-blocks": r"$z_0 = [x_{class};\ x_1 E;\ \ldots;\ x_N E] + E_{pos}\qquad z'_l = MSA(LN(z_{l-1})) + z_{l-1}\qquad "
+    r"z_l = MLP(LN(z'_l)) + z'_l\qquad y = LN(z_L^0)$",
+    "vit-distillation": r"$L = \frac{1}{2}\,CE(\psi(Z_s),\ y) + \frac{1}{2}\,CE(\psi(Z_{dist}),\ y_t)\qquad "
+    r"y_t = \mathrm{argmax}_c\ Z_t(c)$",
+    "vit-rollout": r"$R_l = \left(\frac{1}{2}\,\bar{A}_l + \frac{1}{2}\,I\right) R_{l-1}\qquad R_0 = I\qquad "
+    r"\bar{A}_l = \frac{1}{H}\sum_h A_l^h$",
+    "swin-attention": r"$\mathrm{Attention}(Q, K, V) = \mathrm{softmax}\left(\frac{Q K^T}{\sqrt{d}} + B\right) V\qquad "
+    r"B_{ij} = \hat{B}[\Delta_{ij}]$",
+    "swin-v2": r"$\mathrm{Sim}(q_i, k_j) = \frac{\cos(q_i, k_j)}{\tau} + 16\,\sigma(g(\hat{\Delta}_{ij}))\qquad "
+    r"\hat{\Delta} = \mathrm{sign}(\Delta)\,\frac{\log_2(1 + |\Delta|)}{\log_2 8}$",
+    "swin-cost": r"$\Omega(MSA) = 4 h w C^2 + 2 (h w)^2 C\qquad \Omega(W\!\!-\!\!MSA) = 4 h w C^2 + 2 M^2 h w C$",
     "hybrid-bayes": r"$\log p(x\,|\,s) = \log p(s\,|\,x) - \log p(s) + \log p(x)$",
     "hybrid-score": r"$\hat{w} = \mathrm{argmax}_{w}\ \max_{s \in w}\ \sum_t \left[\log p(s_t\,|\,x) - \kappa \log p(s_t)"
     r" + \log a_{s_t s_{t+1}}\right] + \lambda \log p(w)$",
@@ -396,6 +408,7 @@ def main() -> None:
     (GENERATED / "features-network.md").write_text(figures_features.tables(), encoding="utf-8")
     (GENERATED / "generators.md").write_text(figures_generators.tables(), encoding="utf-8")
     (GENERATED / "speech.md").write_text(figures_speech.tables(), encoding="utf-8")
+    (GENERATED / "vision.md").write_text(figures_vision.tables(), encoding="utf-8")
     readme = HERE.parent / "README.md"
     before, rest = readme.read_text(encoding="utf-8").split(START)
     after = rest.split(END)[1]

@@ -35,6 +35,7 @@ from intermodal.api.draw import add_drawing
 from intermodal.api.limits import MAX_BYTES, MAX_INPUTS, MAX_SAMPLES, MAX_STEPS, MAX_TEXT, LimitBody
 from intermodal.api.speech import add_speech
 from intermodal.api.tokens import numbers_of, read_tokens, token_bytes
+from intermodal.core.capabilities import labels_for
 from intermodal.core.errors import DataError, IntermodalError
 from intermodal.core.version import __version__
 from intermodal.data.images import open_image
@@ -228,16 +229,17 @@ def create_app(run: str | Path | Session, index: SearchIndex | None = None, *, m
     @app.post("/classify")
     def classify(
         image: Pictures,
-        label: Texts,
+        label: Texts = [],  # noqa: B006
         template: Texts = ["{}"],  # noqa: B006 - FastAPI copies defaults
     ) -> Classification:
         model = classifies(session.model, "To classify")
         pictures = [open_image(file.file.read(), _name(file)) for file in image]
+        labels = labels_for(model, label)
         with one_at_a_time:
-            shares = model.classify(pictures, label, template)
+            shares = model.classify(pictures, labels, template)
         rows = [
             sorted(
-                (Share(label=n, probability=s) for n, s in zip(label, row.tolist(), strict=True)),
+                (Share(label=n, probability=s) for n, s in zip(labels, row.tolist(), strict=True)),
                 key=_by_share,
             )
             for row in shares

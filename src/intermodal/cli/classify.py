@@ -1,4 +1,4 @@
-"""``intermodal classify``: sorts pictures under labels of a person's choice."""
+"""``intermodal classify``: sorts pictures under labels of a person's choice, or under the model's own classes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Arguments(OnDevice):
     Attributes:
         model: a run, a checkpoint, a published folder or a hub id.
         inputs: pictures, or folders of them.
-        labels: the names to choose among.
+        labels: the names to choose among; of a model that learnt classes all of those by default.
         templates: prompts with one {} each, to put the labels in.
         top: how many labels to name for each picture.
         output: write a line of JSON a picture here.
@@ -42,7 +42,7 @@ class Arguments(OnDevice):
 
     model: Model
     inputs: tyro.conf.Positional[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="FILE|FOLDER...")]]
-    labels: Annotated[tuple[str, ...], tyro.conf.arg(metavar="LABEL...")]
+    labels: Annotated[tuple[str, ...], tyro.conf.arg(metavar="LABEL...")] = ()
     templates: Annotated[tuple[str, ...], tyro.conf.arg(metavar="TEMPLATE...")] = ("{}",)
     top: int = 5
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="PATH")] = None
@@ -51,18 +51,22 @@ class Arguments(OnDevice):
 def run(argv: Sequence[str]) -> int:
     """Run the command."""
     arguments = parse(Arguments, argv, "classify")
-    if not arguments.inputs or not arguments.labels or arguments.top < 1:
-        raise UsageError("Classifying needs at least one picture, one label (--labels) and --top of at least 1.")
+    if not arguments.inputs or arguments.top < 1:
+        raise UsageError("Classifying needs at least one picture, and --top of at least 1.")
     unreadable: list[Unreadable] = []
     with ExitStack() as stack:
         report = stack.enter_context(progress())
         session = open_session(arguments.model, arguments.device, report)
+        from intermodal.core.capabilities import labels_for
         from intermodal.core.errors import DataError
         from intermodal.core.files import atomic_file
         from intermodal.data.images import open_image
         from intermodal.index.embedding import classifies, find_pictures, in_batches
 
         model = classifies(session.model, "To classify")
+        labels = labels_for(model, arguments.labels)
+        if not labels:
+            raise UsageError("This model has no classes of its own: name at least one label (--labels cat dog).")
         files = [f for path in arguments.inputs for f in (find_pictures(path) if path.is_dir() else [path])]
         what = f"classifying {len(files)} pictures"
         report(what, 0.0)
@@ -75,9 +79,9 @@ def run(argv: Sequence[str]) -> int:
             done += len(read) + len(bad)
             if not pictures:
                 continue
-            chosen = model.classify(pictures, arguments.labels, arguments.templates)
+            chosen = model.classify(pictures, labels, arguments.templates)
             for file, shares in zip(read, chosen, strict=True):
-                best = sorted(zip(shares.tolist(), arguments.labels, strict=True), reverse=True)[: arguments.top]
+                best = sorted(zip(shares.tolist(), labels, strict=True), reverse=True)[: arguments.top]
                 _write(sink, file, best)
             report(what, done / len(files))
         if len(unreadable) == len(files):

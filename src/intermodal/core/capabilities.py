@@ -55,6 +55,21 @@ class Classifies(Protocol):
 
 
 @runtime_checkable
+class HasClasses(Protocol):
+    """Has classes of its own, those of its training, among which it :class:`Classifies`; not a capability by itself."""
+
+    classes: tuple[str, ...]
+    """Their names, sorted; empty if it was trained without."""
+
+
+def labels_for(model: object, labels: Sequence[str]) -> tuple[str, ...]:
+    """Return the labels that a person chose, or where there are none all classes of a model that has some of its own."""
+    if not labels and isinstance(model, HasClasses):
+        return model.classes
+    return tuple(labels)
+
+
+@runtime_checkable
 class Generates(Protocol):
     """Makes new data of the kind that it has learnt."""
 

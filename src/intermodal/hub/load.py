@@ -13,7 +13,19 @@ from intermodal.core.errors import CheckpointError, ConfigError, IntermodalError
 from intermodal.core.files import read_json
 from intermodal.core.registry import load_class
 from intermodal.data.processors import Processor
-from intermodal.hub import autoencoder_kl, bert, clip, dalle_dvae, ddpm, open_clip, unet, vqmodel, wav2vec2, whisper
+from intermodal.hub import (
+    autoencoder_kl,
+    bert,
+    clip,
+    dalle_dvae,
+    ddpm,
+    open_clip,
+    unet,
+    vision,
+    vqmodel,
+    wav2vec2,
+    whisper,
+)
 from intermodal.hub.ddpm import PIPELINE
 from intermodal.hub.download import download, is_hub_id
 from intermodal.hub.processors import (
@@ -204,5 +216,6 @@ READERS: dict[str, Callable[[Path, dict[str, Any], Mapping[str, Processor] | Non
     "wav2vec2": wav2vec2.read,
     "hubert": wav2vec2.read,
     whisper.KIND: whisper.read,
+    **dict.fromkeys(vision.KINDS, vision.read),
 }
 """How a published folder is read, by the ``model_type`` (transformers) or ``_class_name`` (diffusers) in ``config.json``."""

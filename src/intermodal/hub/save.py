@@ -11,7 +11,7 @@ from intermodal.core.checkpoint import WEIGHTS, write_tensors
 from intermodal.core.errors import CheckpointError
 from intermodal.core.files import atomic_folder
 from intermodal.data.processors import ImageProcessor, TextProcessor
-from intermodal.hub import autoencoder_kl, bert, clip, ddpm, vqmodel
+from intermodal.hub import autoencoder_kl, bert, clip, ddpm, vision, vqmodel
 from intermodal.hub.processors import IMAGE_FILE, write_image_processor, write_text_processor
 from intermodal.hub.weights import CONFIG, DIFFUSERS
 from intermodal.hub.word2vec_format import write_word2vec
@@ -21,6 +21,8 @@ from intermodal.methods.contrastive.clip import CLIP
 from intermodal.methods.image_generation.ddpm import DDPM
 from intermodal.methods.image_tokenizers.vae import VAE
 from intermodal.methods.image_tokenizers.vqgan import VQGAN
+from intermodal.methods.vision_language.swin import Swin
+from intermodal.methods.vision_language.vit import ViT
 
 Layout = Literal["transformers", "diffusers", "word2vec", "word2vec-text"]
 
@@ -30,7 +32,7 @@ def export(model: Method, path: str | Path, layout: Layout = "transformers") -> 
 
     Args:
         model: a CLIP whose architecture transformers' CLIPModel or SiglipModel has, a BERT, a VAE whose latent is a map, a
-            VQGAN, or a DDPM or DDIM without texts.
+            VQGAN, a DDPM or DDIM without texts, or a ViT or Swin that tells classes.
         path: the folder to write; one that is there is replaced.
         layout: ``word2vec`` and ``word2vec-text``: one file in word2vec's binary or text format, of a model with word
             vectors. ``transformers``: ``config.json``, ``model.safetensors``, and for the processors that the
@@ -53,6 +55,8 @@ def export(model: Method, path: str | Path, layout: Layout = "transformers") -> 
         return write_word2vec(model, path, "binary" if layout == "word2vec" else "text")
     if isinstance(model, BERT):
         return _export_bert(model, path)
+    if isinstance(model, ViT | Swin):
+        return _export_classifier(model, path)
     if not isinstance(model, CLIP):
         raise CheckpointError(f"The method {model.id!r} has no published layout to be exported in.")
     kind, _ = clip.model_type(model.config)
@@ -82,6 +86,20 @@ def _export_bert(model: BERT, path: str | Path) -> None:
         _write_json(folder / CONFIG, config)
         if isinstance(text, TextProcessor):
             bert.write_tokenizer(text, folder)
+
+
+def _export_classifier(model: ViT | Swin, path: str | Path) -> None:
+    """Write a ViT, DeiT, Swin or Swin v2 with its head and the names of its classes."""
+    config = vision.write_config(model)
+    config["dtype"] = str(model.head.weight.dtype).removeprefix("torch.")
+    tensors = vision.key_map(model).to_published({k: v.detach() for k, v in model.state_dict().items()})
+    image = model.processors.get("image")
+    pictures = write_image_processor(image, vision.kind_of(model)) if isinstance(image, ImageProcessor) else None
+    with atomic_folder(path) as folder:
+        write_tensors(folder / WEIGHTS, tensors, metadata={"format": "pt"})
+        _write_json(folder / CONFIG, config)
+        if pictures is not None:
+            _write_json(folder / IMAGE_FILE, pictures)
 
 
 def _export_diffusers(model: Method, path: str | Path) -> None:

@@ -414,10 +414,12 @@ class WindowAttention(nn.Module):
 class ResPostNormBlock(Block):
     """Version 2's block: ``x + norm1(attention(x))``, then ``x + norm2(mlp(x))`` (Liu et al. 2022, section 3.2)."""
 
-    def forward(self, x: Tensor, *, mask: Tensor | None = None, cache: LayerCache | None = None) -> Tensor:
-        """Map maps or tokens to the same shape; ``mask`` and ``cache`` as in :class:`Block`."""
-        x = x + self.dropout(self.norm1(self.attention(x, mask=mask, cache=cache)))
-        return x + self.dropout(self.norm2(self.mlp(x)))
+    def forward(
+        self, x_BLD: Tensor, *, mask: Tensor | None = None, cache: LayerCache | None = None, **more: Any
+    ) -> Tensor:
+        """Map maps or tokens to the same shape; the arguments as in :class:`Block`."""
+        x_BLD = x_BLD + self.dropout(self.norm1(self.attention(x_BLD, mask=mask, cache=cache, **more)))
+        return x_BLD + self.dropout(self.norm2(self.mlp(x_BLD)))
 
 
 # --8<-- [start:merging]

@@ -67,6 +67,12 @@ RECIPES: dict[str, str] = {
     "ctc-digits": "intermodal.recipes.ctc:ctc_digits",
     "lm-fusion": "intermodal.recipes.lm_fusion:lm_fusion",
     "mel": "intermodal.recipes.mel:mel",
+    "vit": "intermodal.recipes.vision:vit",
+    "deit": "intermodal.recipes.vision:deit",
+    "vit-digits": "intermodal.recipes.vision:vit_digits",
+    "swin": "intermodal.recipes.vision:swin",
+    "swin-v2": "intermodal.recipes.vision:swin_v2",
+    "swin-digits": "intermodal.recipes.vision:swin_digits",
     "wav2vec2": "intermodal.recipes.wav2vec2:wav2vec2",
     "wav2vec2-ctc": "intermodal.recipes.wav2vec2:wav2vec2_ctc",
 }

@@ -1,0 +1,173 @@
+"""ViT and Swin trained beside transformers' own, with the same budget; and what both cost as pictures grow.
+
+``python benchmarks/vision_training.py [--steps 300] [--what peers cost] [--out benchmarks/results/curves]``
+
+*peers*: of each recipe (emoji sub-groups, spoken digits of an unheard speaker) our model and transformers' class of the same
+architecture are trained from the same first weights, on the same batches in the same order, by the same optimiser, in bf16
+autocast, and judged on the same held-out pictures: top-1, top-5 and the CPU seconds of the steps. What differs is rounding.
+
+*cost*: CPU seconds and operations of a forward pass of ViT-Small (patches of 16) and Swin-Tiny (patches of 4, windows of 7)
+as the side of a square picture grows, on one thread, no gradients.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))
+
+import harness  # noqa: E402
+from intermodal.core.files import write_json  # noqa: E402
+from intermodal.data.loader import train_loader  # noqa: E402
+from intermodal.data.mixing import Mixing  # noqa: E402
+from intermodal.data.processors import LabelProcessor  # noqa: E402
+from intermodal.hub.save import export  # noqa: E402
+from intermodal.methods.vision_language.classifier import PictureClassifier  # noqa: E402
+from intermodal.methods.vision_language.swin import Swin, SwinClassifierConfig  # noqa: E402
+from intermodal.methods.vision_language.vit import ViT, ViTClassifierConfig  # noqa: E402
+from intermodal.metrics.classification import top_k_accuracy  # noqa: E402
+from intermodal.nn.swin import SwinConfig  # noqa: E402
+from intermodal.nn.vit import ViTConfig  # noqa: E402
+from intermodal.recipes import get_recipe  # noqa: E402
+from intermodal.recipes.vision import ClassifierRecipe  # noqa: E402
+from intermodal.train.optim import build_optimizer, learning_rate  # noqa: E402
+
+RECIPES = ("vit", "swin", "vit-digits", "swin-digits")
+SIZES = (112, 224, 336, 448, 672, 896)
+
+
+def train(recipe: ClassifierRecipe, network: Any, logits_of: Any, batches: list[dict[str, torch.Tensor]]) -> float:
+    """Train one network on the batches, as the training loop does; return the CPU seconds."""
+    network.train()
+    optimizer, rate = build_optimizer(network, recipe.optim), learning_rate(recipe.optim, len(batches))
+    start = time.process_time()
+    for step, batch in enumerate(batches):
+        for group in optimizer.param_groups:
+            group["lr"] = rate(step)
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = logits_of(batch["image"])
+        loss = F.cross_entropy(logits.float(), batch["label"], label_smoothing=recipe.model.label_smoothing)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), recipe.optim.clip_norm or float("inf"))
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    return time.process_time() - start
+
+
+@torch.no_grad()
+def judge(network: Any, logits_of: Any, image_NCHW: torch.Tensor, label_N: torch.Tensor) -> dict[str, float]:
+    """Return top-1 and top-5 on held-out pictures; one of a class that is not trained on counts as wrong."""
+    network.eval()
+    logits = torch.cat([logits_of(part) for part in image_NCHW.split(128)]).float()
+    known = label_N >= 0
+    found = top_k_accuracy(logits[known], label_N[known])
+    return {name: value * float(known.double().mean()) for name, value in found.items()}
+
+
+def peers(name: str, steps: int) -> dict[str, Any]:
+    """Train and judge both on one recipe's data."""
+    transformers: Any = harness.import_beside_torchvision("transformers")
+    recipe = get_recipe(name)
+    assert isinstance(recipe, ClassifierRecipe)
+    recipe = recipe.replace(model__mixing=Mixing())
+    ours = recipe.build()
+    assert isinstance(ours, PictureClassifier)
+    source = recipe.source.open("train")
+    loader, sampler = train_loader(
+        source, ours.inputs, batch_size=recipe.train.batch_size, seed=recipe.train.seed, augment=recipe.augment
+    )
+    batches: list[dict[str, torch.Tensor]] = []
+    epoch = 0
+    while len(batches) < steps:
+        sampler.set_epoch(epoch)
+        for batch in loader:
+            batches.append(ours.prepare(batch.tensors))
+            if len(batches) == steps:
+                break
+        epoch += 1
+    held = recipe.source.open("test")
+    samples = [held.sample(i) for i in range(len(held))]
+    image = ours.processors["image"]([sample["image"] for sample in samples])
+    label = torch.tensor([ours.classes.index(s["label"]) if s["label"] in ours.classes else -1 for s in samples])
+    with tempfile.TemporaryDirectory() as folder:
+        export(ours, folder + "/model")  # the same first weights
+        theirs = transformers.AutoModelForImageClassification.from_pretrained(folder + "/model")
+    rows = {}
+    for who, network, logits_of in (
+        ("intermodal", ours, ours.class_logits),
+        ("transformers", theirs, lambda x: theirs(x).logits),
+    ):
+        seconds = train(recipe, network, logits_of, batches)
+        rows[who] = {**judge(network, logits_of, image, label), "train_cpu_seconds": round(seconds, 1)}
+        print(f"{name}, {who}: {rows[who]}", flush=True)
+    return {
+        "recipe": name,
+        "steps": steps,
+        "batch": recipe.train.batch_size,
+        "data": held.name,
+        "judged": len(held),
+        **rows,
+    }
+
+
+def cost(sizes: tuple[int, ...]) -> list[dict[str, Any]]:
+    """Time one forward pass of a square picture of each size."""
+    names = LabelProcessor(names=("a", "b"))
+    tower = ViTConfig(
+        image_size=224, patch_size=16, width=384, depth=12, heads=6, activation="gelu", pre_norm=False, patch_bias=True
+    )
+    networks: dict[str, ViT | Swin] = {
+        "ViT-Small/16": ViT(ViTClassifierConfig(image=tower), {"label": names}).eval(),
+        "Swin-Tiny/4": Swin(SwinClassifierConfig(image=SwinConfig()), {"label": names}).eval(),
+    }
+    rows = []
+    for size in sizes:
+        image = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))
+        row: dict[str, Any] = {"size": size}
+        for name, network in networks.items():
+            times = []
+            with torch.inference_mode():
+                network.class_logits(image)
+                for _ in range(3):
+                    start = time.process_time()
+                    network.class_logits(image)
+                    times.append(time.process_time() - start)
+            row[name] = {"cpu_seconds": min(times), "flops": network.config.image.flops(size, size)}
+        print(row, flush=True)
+        rows.append(row)
+    return rows
+
+
+def main() -> int:
+    """Run what is asked for and write it."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--what", nargs="+", choices=("peers", "cost"), default=["peers", "cost"])
+    parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=list(RECIPES))
+    parser.add_argument("--out", type=Path, default=HERE / "results" / "curves")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    options.out.mkdir(parents=True, exist_ok=True)
+    head = {"date": datetime.date.today().isoformat(), "hardware": f"{harness.hardware()}, one thread"}
+    if "cost" in options.what:
+        write_json(options.out / "vision_cost.json", {**head, "rows": cost(SIZES)})
+    if "peers" in options.what:
+        rows: list[dict[str, Any]] = []
+        for name in options.recipes:
+            rows.append(peers(name, options.steps))
+            write_json(options.out / "vision_peers.json", {**head, "rows": rows})
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Vision transformers, and models that see and speak."""

@@ -1,0 +1,227 @@
+"""Recipes of vision transformers that tell the class of a picture: ViT, DeiT, Swin, Swin v2.
+
+On the emoji set they see one of 98 sub-groups of unseen concepts; on FSDD the word that a speaker says whom they have never
+heard, from a picture of the sound. All of one set share its pictures, their number a step and the steps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+
+from intermodal.core.errors import DataError
+from intermodal.core.progress import Progress
+from intermodal.data.emoji import EmojiSource
+from intermodal.data.mixing import Mixing
+from intermodal.data.processors import ImageProcessor, LabelProcessor, Processor, Resize
+from intermodal.data.sonagrams import SonagramSource
+from intermodal.data.source import SourceConfig
+from intermodal.data.speech import SpeechSource
+from intermodal.data.transforms import ImageAugment
+from intermodal.evaluate.classification import evaluate_classifier
+from intermodal.evaluate.result import Evaluation
+from intermodal.hub.load import load
+from intermodal.methods.base import Method
+from intermodal.methods.vision_language.classifier import PictureClassifier
+from intermodal.methods.vision_language.swin import Swin, SwinClassifierConfig
+from intermodal.methods.vision_language.vit import ViT, ViTClassifierConfig
+from intermodal.nn.swin import SwinConfig
+from intermodal.nn.vit import ViTConfig
+from intermodal.recipes.base import Expect, OptimConfig, Recipe, TrainConfig
+
+PHOTO_SIZE = 64
+"""Pixels of a person's own pictures, which hold more than a drawing."""
+HALF = (0.5, 0.5, 0.5)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierRecipe(Recipe):
+    """A classifier of pictures.
+
+    Attributes:
+        model: the tower and the loss.
+        resize: how a picture of another shape is fitted.
+        teacher: a run or checkpoint of a model that knows the same classes, for distillation (DeiT); None for none.
+    """
+
+    model: ViTClassifierConfig | SwinClassifierConfig
+    resize: Resize = "crop"
+    teacher: Path | None = None
+
+    def build(self) -> Method:
+        """Read the classes, build the network, and load the teacher if there is one.
+
+        Raises:
+            DataError: if the pictures have no classes, or all training pictures have the same one.
+            ConfigError: if the teacher knows other classes, or none.
+        """
+        source = self.source.open("train")
+        labels = LabelProcessor.of(source.labels())
+        if len(labels.names) < 2:
+            raise DataError(
+                f"All {len(source):,} training pictures of {source.name} are of the class {labels.names[0]!r}: telling "
+                "classes takes at least two. Sort the pictures into one folder for each class."
+            )
+        image = ImageProcessor(size=self.model.image.size, resize=self.resize, mean=HALF, std=HALF)
+        processors: dict[str, Processor] = {"image": image, "label": labels}
+        torch.manual_seed(self.train.seed)
+        model = self.model
+        method: PictureClassifier = (
+            ViT(model, processors) if isinstance(model, ViTClassifierConfig) else Swin(model, processors)
+        )
+        if self.teacher is not None:
+            method.learn_from(load(self.teacher))
+        return method
+
+    def evaluate(self, method: Method, split: str, progress: Progress) -> Evaluation:
+        """Judge how often it is right, how sure it is, and where it looks."""
+        assert isinstance(method, PictureClassifier)
+        return evaluate_classifier(method, self.source, split, progress, full=split == self.final_split)
+
+    def on(self, source: SourceConfig) -> Self:
+        """Return the recipe on other data: pictures of at least 64 pixels, in as many patches."""
+        recipe = super().on(source)
+        if isinstance(source, EmojiSource | SonagramSource):
+            return recipe
+        size = max(self.model.image.size)
+        times = max(1, PHOTO_SIZE // size)
+        return recipe.replace(
+            model__image__image_size=size * times, model__image__patch_size=self.model.image.patch_size * times
+        )
+
+    def smoke(self) -> Self:
+        """Return the same path with a tower and a budget that take seconds."""
+        if isinstance(self.model, ViTClassifierConfig):
+            small: dict[str, Any] = {"width": 32, "depth": 2, "heads": 2, "mlp_width": 64, "patch_size": 8}
+        else:
+            small = {"width": 16, "depths": (2, 1), "heads": (1, 2), "patch_size": 4}
+        return self.replace(
+            **{f"model__image__{name}": value for name, value in small.items()},
+            model__image__image_size=32,
+            teacher=None,
+            train=self.train.replace(steps=8, batch_size=32, eval_every=0, log_every=1, workers=0),
+            expect=(),
+        )
+
+
+MOVED = ImageAugment(
+    flip=0.5,
+    crop=(0.5, 1.0),
+    brightness=0.25,
+    contrast=0.25,
+    saturation=0.3,
+    hue=0.03,
+    jitter=0.8,
+    grey=0.1,
+)
+VIT_32 = ViTConfig(
+    image_size=32,
+    patch_size=4,
+    width=128,
+    depth=6,
+    heads=4,
+    activation="gelu",
+    norm_eps=1e-6,
+    pre_norm=False,
+    patch_bias=True,
+)
+SWIN_32 = SwinConfig(image_size=32, patch_size=2, width=48, depths=(2, 2, 2), heads=(2, 4, 8), window=4)
+OPTIM = OptimConfig(lr=1e-3, betas=(0.9, 0.99), weight_decay=0.05, warmup=60)
+TRAIN = TrainConfig(steps=800, batch_size=128, precision="bf16", workers=1, log_every=20, checkpoint_every=400)
+DIGITS = SonagramSource(speech=SpeechSource(path=Path("fsdd"), validation_share=0.0, left_out="theo"))
+HEARD = ImageAugment(translate=0.12, scale=(0.85, 1.15), contrast=0.3, brightness=0.2)
+"""Words said earlier or later, higher or lower, faster or slower, louder or softer."""
+
+
+def expected(
+    top1: float, minutes: float, *, on: str = "1,775 emoji of unseen concepts, 98 sub-groups"
+) -> tuple[Expect, ...]:
+    """Return a band around the figure of one run (seed 0): 0.025 either way."""
+    band = Expect(
+        metric="top1",
+        low=round(top1 - 0.025, 3),
+        high=round(top1 + 0.025, 3),
+        on=on,
+        hardware="one CPU core",
+        minutes=minutes,
+    )
+    return (band,)
+
+
+def vit() -> ClassifierRecipe:
+    """A vision transformer of 4 x 4 patches that tells the emoji's sub-groups.
+
+    ``intermodal train vit``; ``--data FOLDER`` trains it on your own pictures, one folder for each class.
+    """
+    return ClassifierRecipe(
+        name="vit",
+        method="vit",
+        source=EmojiSource(unit="picture"),
+        model=ViTClassifierConfig(image=VIT_32, label_smoothing=0.1, mixing=Mixing(mixup=0.2)),
+        augment=MOVED,
+        optim=OPTIM,
+        train=TRAIN,
+    )
+
+
+def deit() -> ClassifierRecipe:
+    """DeiT: the same with a distillation token, whose head learns from a teacher if ``--teacher RUN`` names one.
+
+    ``intermodal train supervised --run runs/teacher``, then ``intermodal train deit --teacher runs/teacher``.
+    """
+    return vit().replace(name="deit", model__image__distillation=True)
+
+
+def swin() -> ClassifierRecipe:
+    """A Swin of three stages, with windows of 4 x 4 places, that tells the emoji's sub-groups.
+
+    ``intermodal train swin``; ``--data FOLDER`` trains it on your own pictures, one folder for each class.
+    """
+    return vit().replace(
+        name="swin",
+        method="swin",
+        model=SwinClassifierConfig(image=SWIN_32, label_smoothing=0.1, mixing=Mixing(mixup=0.2)),
+    )
+
+
+def swin_v2() -> ClassifierRecipe:
+    """The same as version 2: cosines, norms after attention and MLP, position biases from log-spaced offsets.
+
+    ``intermodal train swin-v2``
+    """
+    return swin().replace(name="swin-v2", model__image__version=2)
+
+
+def vit_digits() -> ClassifierRecipe:
+    """A vision transformer that reads spoken digits off pictures of their sound, of a speaker whom it has never heard.
+
+    ``intermodal train vit-digits``
+    """
+    return vit().replace(
+        name="vit-digits",
+        source=DIGITS,
+        model__image__image_size=64,
+        model__image__patch_size=8,
+        augment=HEARD,
+        train__steps=300,
+        train__checkpoint_every=150,
+    )
+
+
+def swin_digits() -> ClassifierRecipe:
+    """A Swin that reads spoken digits off pictures of their sound, of a speaker whom it has never heard.
+
+    ``intermodal train swin-digits``
+    """
+    return swin().replace(
+        name="swin-digits",
+        source=DIGITS,
+        model__image__image_size=64,
+        model__image__patch_size=4,
+        augment=HEARD,
+        train__steps=300,
+        train__checkpoint_every=150,
+    )
