@@ -1,17 +1,20 @@
 """Beam search over whatever can be decoded a token at a time (:class:`~intermodal.decode.stepper.Stepper`).
 
-B sequences   P tokens of a prompt   K beams   V tokens that may come next
+B sequences   P tokens of a prompt   D width   K beams   N tokens written   C candidates   V tokens that may come next
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from intermodal.decode.stepper import Stepper
+from intermodal.decode.prompts import room
+from intermodal.decode.rules import end_tokens
+from intermodal.decode.stepper import Rule, Stepper
 
 State = TypeVar("State")
 
@@ -34,71 +37,88 @@ class Beam:
 @torch.no_grad()
 def beam_search(
     stepper: Stepper[State],
-    prompt_BP: Tensor,
+    prompt: Tensor,
     most: int,
     *,
     beams: int,
-    end: int,
+    end: int | Collection[int],
     length_penalty: float = 1.0,
+    early: bool = False,
+    rule: Rule | None = None,
 ) -> list[list[Beam]]:
     """Return for each prompt its likeliest continuations that were found, best first.
 
     In each step the K likeliest of all continuations of the K beams go on; those that end are set aside, ranked by
-    ``log_prob / length ** length_penalty`` (Wu et al. 2016, equation 14, in its simplest form). The search ends when K have
+    ``log_prob / length ** length_penalty`` (Wu et al. 2016, equation 14, in its simplest form). The search ends when
+    K have
     ended and no beam that goes on, were it to end now, would be better than the worst of them.
 
     Args:
         stepper: the model.
-        prompt_BP: int64 ``(B, P)``, P at least 1.
-        most: so many new tokens at most; beams that have not ended by then are taken as they are.
+        prompt: int64 ``(B, P)``, or vectors ``(B, P, D)`` for a model that takes them, P at least 1.
+        most: so many new tokens at most, fewer where the model's context ends before; beams that have not ended by
+            then are
+            taken as they are.
         beams: K, at least 1.
-        end: the token that ends a sequence.
+        end: the token that ends a sequence, or several that do.
         length_penalty: 0 ranks by log-probability, 1 by its mean over the tokens.
+        early: end as soon as K have ended.
+        rule: what may come next (:mod:`intermodal.decode.rules`), over the log-probabilities, which are not
+            normalised again;
+            a :class:`~intermodal.decode.stepper.RuledStepper` acts before they are.
 
     Raises:
         ValueError: if there is no prompt, or a number is below 1.
+        DataError: if the prompt is longer than the model's context.
     """
-    if prompt_BP.dim() != 2 or prompt_BP.shape[1] < 1 or most < 1 or beams < 1:
-        raise ValueError(f"A prompt, a step and a beam are needed, found {prompt_BP.shape}, {most} and {beams}.")
-    batch, device = len(prompt_BP), prompt_BP.device
-    logits_BV, state = stepper.step(stepper.start(prompt_BP.shape[1] + most), prompt_BP)
+    if beams < 1:
+        raise ValueError(f"A beam is needed, found {beams}.")
+    most = room(prompt, most, stepper.context_length)
+    ends = end_tokens(end)
+    batch, device = len(prompt), prompt.device
+    stops = torch.tensor(ends, device=device, dtype=torch.int64)
+    first_B1 = torch.arange(batch, device=device).unsqueeze(1) * beams
+    logits_BV, state = stepper.step(stepper.start(prompt.shape[1] + most), prompt)
     state = stepper.reorder(state, torch.arange(batch, device=device).repeat_interleave(beams))
-    log_prob = logits_BV.float().log_softmax(-1).repeat_interleave(beams, 0).view(batch, beams, -1)
+    logits_NV = logits_BV.repeat_interleave(beams, 0)
     total_BK = torch.full((batch, beams), float("-inf"), device=device)
     total_BK[:, 0] = 0.0
-    made = torch.empty(batch, beams, 0, dtype=torch.int64, device=device)
+    made_BKN = torch.empty(batch, beams, 0, dtype=torch.int64, device=device)
     ended: list[list[Beam]] = [[] for _ in range(batch)]
-    open_B = torch.ones(batch, dtype=torch.bool)
+    going = list(range(batch))
     for number in range(1, most + 1):
-        size = log_prob.shape[-1]
-        all_B = (total_BK.unsqueeze(-1) + log_prob).flatten(1)
-        best_B, place_B = all_B.topk(min(2 * beams, all_B.shape[1]))
-        from_B, token_B = place_B // size, place_B % size
-        is_end_B = token_B == end
-        for row in open_B.nonzero().flatten().tolist():
-            for rank in is_end_B[row, :beams].nonzero().flatten().tolist():
-                tokens = torch.cat([made[row, from_B[row, rank]], token_B[row, rank : rank + 1]])
-                ended[row].append(_beam(tokens, float(best_B[row, rank]), length_penalty))
+        log_prob_NV = logits_NV.float().log_softmax(-1)
+        if rule is not None:
+            log_prob_NV = rule(log_prob_NV, made_BKN.flatten(0, 1))
+        all_BX = (total_BK.unsqueeze(-1) + log_prob_NV.view(batch, beams, -1)).flatten(1)
+        best_BC, place_BC = all_BX.topk(min((1 + max(len(ends), 1)) * beams, all_BX.shape[1]))
+        from_BC, token_BC = place_BC // logits_NV.shape[-1], place_BC % logits_NV.shape[-1]
+        ends_BC = torch.isin(token_BC, stops) if number < most else torch.ones_like(token_BC, dtype=torch.bool)
+        best, ends_now = best_BC[:, :beams].tolist(), ends_BC[:, :beams].tolist()
+        for row in going:
+            for rank in range(len(best[row])):
+                if ends_now[row][rank] and best[row][rank] > float("-inf"):
+                    tokens = torch.cat([made_BKN[row, from_BC[row, rank]], token_BC[row, rank : rank + 1]])
+                    ended[row].append(_beam(tokens, best[row][rank], length_penalty))
             ended[row] = sorted(ended[row], key=lambda b: -b.score)[:beams]
-        order_B = torch.where(is_end_B, float("-inf"), best_B).argsort(dim=1, descending=True, stable=True)[:, :beams]
-        total_BK = torch.where(is_end_B, float("-inf"), best_B).gather(1, order_B)
-        rows_BK, token_BK = from_B.gather(1, order_B), token_B.gather(1, order_B)
-        made = torch.cat([made.gather(1, rows_BK.unsqueeze(-1).expand(-1, -1, number - 1)), token_BK.unsqueeze(-1)], 2)
-        for row in open_B.nonzero().flatten().tolist():
-            best = float(total_BK[row, 0]) / number**length_penalty
-            open_B[row] = not (len(ended[row]) == beams and best <= ended[row][-1].score)
-        if number == most or not open_B.any():
-            break
-        rows_N = (rows_BK + torch.arange(batch, device=device).unsqueeze(1) * beams).flatten()
-        logits_NV, state = stepper.step(stepper.reorder(state, rows_N), token_BK.reshape(-1, 1))
-        log_prob = logits_NV.float().log_softmax(-1).view(batch, beams, -1)
-    for row in open_B.nonzero().flatten().tolist():
+        open_BC = torch.where(ends_BC, float("-inf"), best_BC)
+        total_BK, order_BK = (
+            open_BC.topk(beams, dim=1) if open_BC.shape[1] >= beams else open_BC.sort(1, descending=True)
+        )
+        leaders = (total_BK[:, 0] / number**length_penalty).tolist()
         going = [
-            _beam(tokens, float(total), length_penalty)
-            for tokens, total in zip(made[row], total_BK[row], strict=True)
-            if total > float("-inf")
+            row
+            for row in going
+            if leaders[row] > float("-inf")
+            and (len(ended[row]) < beams or (not early and leaders[row] > ended[row][-1].score))
         ]
-        ended[row] = sorted([*ended[row], *going], key=lambda b: -b.score)[:beams]
+        if not going:
+            break
+        rows_BK, token_BK = from_BC.gather(1, order_BK), token_BC.gather(1, order_BK)
+        before_BKN = made_BKN.gather(1, rows_BK.unsqueeze(-1).expand(-1, -1, number - 1))
+        made_BKN = torch.cat([before_BKN, token_BK.unsqueeze(-1)], 2)
+        state = stepper.reorder(state, (rows_BK + first_B1).flatten())
+        logits_NV, state = stepper.step(state, token_BK.reshape(-1, 1))
     return ended
 
 

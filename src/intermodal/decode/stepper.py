@@ -1,10 +1,15 @@
 """What can be decoded: a model that reads some tokens, says what may come next, and remembers.
 
-Pictures of codes, captions, transcripts and answers are all made this way. A search (greedy, sampling, beams) is a function
-over the protocol and knows no model; a language model beside an acoustic one, guidance or a constraint is a wrapper that is
+Pictures of codes, captions, transcripts and answers are all made this way. A search (greedy, sampling, beams) is a
+function
+over the protocol and knows no model; a language model beside an acoustic one, guidance or a constraint is a wrapper
+that is
 a :class:`Stepper` again.
 
-    B sequences   L tokens that are read in one step   V tokens that may come next   N sequences after a choice
+A prompt is tokens, or where the model takes them, vectors in their place.
+
+    B sequences   L tokens that are read in one step   D width   V tokens that may come next   N sequences after a
+    choice
 """
 
 from __future__ import annotations
@@ -19,10 +24,17 @@ from intermodal.nn.cache import KVCache
 from intermodal.nn.causal import CausalTransformer
 
 State = TypeVar("State")
+Rule = Callable[[Tensor, Tensor], Tensor]
+"""From logits (or log-probabilities) ``(B, V)`` and the tokens written so far ``(B, N)`` to what chooses the next."""
 
 
 class Stepper(Protocol[State]):
     """Goes on with sequences; the state is whatever it remembers of them."""
+
+    @property
+    def context_length(self) -> int | None:
+        """The most tokens that can be read of a sequence; None for any number."""
+        ...
 
     def start(self, length: int) -> State:
         """Return the state in which nothing was read, for sequences of at most ``length`` tokens."""
@@ -30,6 +42,8 @@ class Stepper(Protocol[State]):
 
     def step(self, state: State, tokens_BL: Tensor) -> tuple[Tensor, State]:
         """Read tokens, int64 ``(B, L)``: the whole prompt first, then one token at a time.
+
+        The prompt may be vectors ``(B, L, D)``, for a model that takes them.
 
         Returns:
             logits ``(B, V)`` of the token after the last one read, and the state; the one given is used up.
@@ -46,16 +60,31 @@ class TransformerStepper:
 
     Args:
         network: reads at most ``context_length`` tokens.
-        logits: from the last vectors ``(B, D)`` to the logits ``(B, V)`` of what may come next, where that is less than all
+        logits: from the last vectors ``(B, D)`` to the logits ``(B, V)`` of what may come next, where that is less
+            than all
             that the network knows; :meth:`CausalTransformer.logits` by default.
+        padding_B: int64, how many of each prompt's first positions are nothing, where prompts of different lengths
+            stand side by
+            side (:func:`intermodal.decode.prompts.side_by_side`); None for none.
     """
 
-    def __init__(self, network: CausalTransformer, logits: Callable[[Tensor], Tensor] | None = None) -> None:
-        self.network, self.logits = network, logits or network.logits
+    def __init__(
+        self,
+        network: CausalTransformer,
+        logits: Callable[[Tensor], Tensor] | None = None,
+        *,
+        padding_B: Tensor | None = None,
+    ) -> None:
+        self.network, self.logits, self.padding_B = network, logits or network.logits, padding_B
+
+    @property
+    def context_length(self) -> int:
+        """The most tokens that the network reads."""
+        return self.network.config.context_length
 
     def start(self, length: int) -> KVCache:
         """Return an empty cache."""
-        return self.network.new_cache(min(length, self.network.config.context_length))
+        return self.network.new_cache(min(length, self.context_length), self.padding_B)
 
     def step(self, state: KVCache, tokens_BL: Tensor) -> tuple[Tensor, KVCache]:
         """Read tokens; see :meth:`Stepper.step`."""
@@ -73,10 +102,11 @@ class RereadingStepper:
 
     Args:
         next_logits: from tokens ``(B, L)`` to the logits ``(B, V)`` of the token after the last.
+        context_length: the most tokens that it reads; None for any number.
     """
 
-    def __init__(self, next_logits: Callable[[Tensor], Tensor]) -> None:
-        self.next_logits = next_logits
+    def __init__(self, next_logits: Callable[[Tensor], Tensor], context_length: int | None = None) -> None:
+        self.next_logits, self.context_length = next_logits, context_length
 
     def start(self, length: int) -> Tensor | None:
         """Return None: nothing was read."""
@@ -97,7 +127,8 @@ class GuidedStepper(Generic[State]):
     """Exaggerates what a condition changes: ``without + scale (with - without)`` of the logits.
 
     Classifier-free guidance (Ho & Salimans 2021) of sequences, as Crowson proposed for such models in 2021. Both are
-    evaluated in one batch, the sequences with their condition in its first half. A scale of 1 changes nothing, 0 leaves the
+    evaluated in one batch, the sequences with their condition in its first half. A scale of 1 changes nothing, 0
+    leaves the
     condition out.
 
     Args:
@@ -108,6 +139,11 @@ class GuidedStepper(Generic[State]):
 
     def __init__(self, stepper: Stepper[State], without_BP: Tensor, scale: float) -> None:
         self.stepper, self.without_BP, self.scale = stepper, without_BP, scale
+
+    @property
+    def context_length(self) -> int | None:
+        """That of the model."""
+        return self.stepper.context_length
 
     def start(self, length: int) -> tuple[State, int]:
         """Return the state of both halves, and of how many sequences something was read: none yet."""
@@ -133,11 +169,16 @@ class RuledStepper(Generic[State]):
     Args:
         stepper: of the model.
         rule: from logits ``(B, V)`` and the tokens that were read after the prompt, ``(B, N)``, to the logits with
-            ``-inf`` for those that may not come.
+            ``-inf`` for those that may not come (:mod:`intermodal.decode.rules` has some).
     """
 
-    def __init__(self, stepper: Stepper[State], rule: Callable[[Tensor, Tensor], Tensor]) -> None:
+    def __init__(self, stepper: Stepper[State], rule: Rule) -> None:
         self.stepper, self.rule = stepper, rule
+
+    @property
+    def context_length(self) -> int | None:
+        """That of the model."""
+        return self.stepper.context_length
 
     def start(self, length: int) -> tuple[State, Tensor | None]:
         """Return the model's own state and what was written: nothing, not even a prompt."""
@@ -147,7 +188,8 @@ class RuledStepper(Generic[State]):
         """Read tokens; see :meth:`Stepper.step`."""
         inner, made_BN = state
         logits_BV, inner = self.stepper.step(inner, tokens_BL)
-        made_BN = tokens_BL[:, :0] if made_BN is None else torch.cat([made_BN, tokens_BL], 1)
+        nothing = torch.empty(len(tokens_BL), 0, dtype=torch.int64, device=tokens_BL.device)
+        made_BN = nothing if made_BN is None else torch.cat([made_BN, tokens_BL], 1)
         return self.rule(logits_BV, made_BN), (inner, made_BN)
 
     def reorder(self, state: tuple[State, Tensor | None], rows_N: Tensor) -> tuple[State, Tensor | None]:

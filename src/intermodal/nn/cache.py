@@ -1,9 +1,11 @@
 """The memory of a causal transformer that reads on: keys and values of what it has read, allocated once.
 
-Without it, each further token would cost a pass over all tokens before it. With it, a step computes one position and attends
+Without it, each further token would cost a pass over all tokens before it. With it, a step computes one position and
+attends
 to what is kept. Shapes:
 
-    B sequences   H heads   L new positions   S positions that are kept   K width of one head   N sequences after a choice
+    B sequences   H heads   L new positions   S positions that are kept   K width of one head   N sequences after a
+    choice
 """
 
 from __future__ import annotations
@@ -56,7 +58,7 @@ class LayerCache:
     def reorder(self, rows_N: Tensor) -> None:
         """Replace the sequences by those of these numbers: some may be left out, others repeated."""
         kept = self._kept_2BHSK
-        if kept is None:
+        if kept is None or rows_N.tolist() == list(range(kept.shape[1])):
             return
         chosen = kept[:, :, :, : self.length].index_select(1, rows_N)
         if len(rows_N) != kept.shape[1]:
@@ -70,11 +72,20 @@ class KVCache:
     Args:
         layers: how many layers attend.
         capacity: the most positions that will be kept.
+        padding_B: int64, how many of each sequence's first positions stand before its beginning; None for none.
     """
 
-    def __init__(self, layers: int, capacity: int) -> None:
+    def __init__(self, layers: int, capacity: int, padding_B: Tensor | None = None) -> None:
         self.layers = [LayerCache(capacity) for _ in range(layers)]
         self.capacity = capacity
+        self.pad(padding_B)
+
+    def pad(self, padding_B: Tensor | None) -> None:
+        """Say how many of each sequence's first positions are nothing."""
+        self.padding_B = padding_B
+        self.real_BS: Tensor | None = None
+        if padding_B is not None:
+            self.real_BS = torch.arange(self.capacity, device=padding_B.device) >= padding_B.unsqueeze(1)
 
     @property
     def length(self) -> int:
@@ -85,3 +96,5 @@ class KVCache:
         """Replace the sequences by those of these numbers, int64 ``(N,)``: beam search keeps some and splits others."""
         for layer in self.layers:
             layer.reorder(rows_N)
+        if self.padding_B is not None:
+            self.pad(self.padding_B[rows_N])

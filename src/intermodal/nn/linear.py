@@ -1,21 +1,30 @@
 """Linear layers and 1 x 1 convolutions by the faster of the two libraries that torch has for them on a CPU.
 
-Torch hands a float32 matrix product to MKL, and on one thread a 1 x 1 convolution too, but a convolution of 16 samples or
-more to oneDNN. On a processor that MKL does not favour, oneDNN does twice as many products in the same time (one core of an
-AMD EPYC of 2024: 230 against 105 billion operations a second). So here a matrix product goes to oneDNN: where nothing is
-learnt by torch's own operator for it, which has no gradient, and else as such a convolution. Both give the same numbers up
-to rounding, forward and backward.
+Torch hands a float32 matrix product to MKL, and on one thread a 1 x 1 convolution too, but a convolution of 16
+samples or
+more to oneDNN. On a processor that MKL does not favour, oneDNN does twice as many products in the same time (one core
+of an
+AMD EPYC of 2024: 230 against 105 billion operations a second). So here a matrix product goes to oneDNN: where nothing
+is
+learnt by torch's own operator for it, which has no gradient, and else as such a convolution. Both give the same
+numbers up
+to rounding, forward and backward. The one to four rows of a step of decoding go to a kernel of ours where numba is
+installed and
+torch has one thread (:mod:`intermodal.nn.linear_kernels`).
 
     B batch   C channels in   O channels out   H, W height and width   N rows of a matrix
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from intermodal.core.errors import MissingExtraError
 
 __all__ = ["Linear", "linear", "pointwise", "quicken"]
 
@@ -25,6 +34,10 @@ LEAST = 256
 """Rows from which that is worth while; fewer, of a step with a KV cache or of a pooled vector, go the usual way."""
 LEAST_READ = 32
 """The same where nothing is learnt."""
+LARGE = 1 << 18
+"""Weights from which fewer rows are worth it, where nothing is learnt."""
+FEW = 4
+"""Up to so many rows memory is what a product waits for."""
 _KERNEL: Callable[..., Tensor] | None = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
 
 
@@ -39,8 +52,11 @@ class Linear(nn.Linear):
 def linear(x: Tensor, weight_OC: Tensor, bias_O: Tensor | None = None) -> Tensor:
     """Return ``x weight^T + bias``, (..., C) to (..., O)."""
     rows = x.shape[:-1].numel()
-    if _KERNEL is not None and rows >= LEAST_READ and _single(x) and _is_read(x, weight_OC, bias_O):
-        return _KERNEL(x, weight_OC, bias_O, "none", [], "")
+    if _is_read(x, weight_OC, bias_O) and rows and _single(x):
+        if rows <= FEW and torch.get_num_threads() == 1 and (multiply := _compiled()) and weight_OC.dtype == x.dtype:
+            return _few(multiply, x, weight_OC, bias_O)
+        if _KERNEL is not None and (rows >= LEAST_READ or weight_OC.numel() >= LARGE):
+            return _KERNEL(x, weight_OC, bias_O, "none", [], "")
     if not _pays(x, rows):
         return F.linear(x, weight_OC, bias_O)
     return _product(x.reshape(rows, x.shape[-1]), weight_OC, bias_O).view(*x.shape[:-1], len(weight_OC))
@@ -69,6 +85,25 @@ def _single(x: Tensor) -> bool:
 def _is_read(*tensors: Tensor | None) -> bool:
     """Say whether nothing is learnt: no gradient is asked for, and nothing watches the operations."""
     return not (torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors))
+
+
+@functools.cache
+def _compiled() -> Callable[..., None] | None:
+    """Return the kernel for few rows; None without numba."""
+    try:
+        from intermodal.nn.linear_kernels import multiply
+    except MissingExtraError:
+        return None
+    return multiply
+
+
+def _few(multiply: Callable[..., None], x: Tensor, weight_OC: Tensor, bias_O: Tensor | None) -> Tensor:
+    y_NO = torch.empty(x.shape[:-1].numel(), len(weight_OC))
+    x_NC = x.detach().reshape(-1, x.shape[-1])
+    multiply(x_NC.contiguous().numpy(), weight_OC.detach().contiguous().numpy(), y_NO.numpy())
+    if bias_O is not None:
+        y_NO += bias_O.detach()
+    return y_NO.view(*x.shape[:-1], len(weight_OC))
 
 
 def _pays(x: Tensor, rows: int) -> bool:

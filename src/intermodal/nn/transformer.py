@@ -1,17 +1,20 @@
 """The one attention and the one transformer block of the library.
 
-Everything with attention in it (ViT, CLIP's text tower, BERT, and all that follow) is composed of these parts. They stand in
-one file, a little longer than others, since caches, kept keys and relative positions are ways to call the same attention.
+Everything with attention in it (ViT, CLIP's text tower, BERT, and all that follow) is composed of these parts. They
+stand in
+one file, longer than others, since shared heads, turned positions, caches, kept keys and relative positions are ways
+to call the same attention.
 Shapes:
 
     B batch   L query positions   S key positions   D width   C width of the context
-    H heads   K width of one head (D = H K)         M width of the MLP's hidden layer
+    H heads   K width of one head                   M width of the MLP's hidden layer
+    G heads of keys and values (H of them, or fewer that are shared)
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +24,10 @@ from intermodal.core.errors import ConfigError
 from intermodal.nn.cache import KVCache, LayerCache
 from intermodal.nn.linear import linear
 
-Activation = Literal["gelu", "gelu_tanh", "quick_gelu"]
+Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "silu"]
+Norm = Literal["layer", "rms"]
+Turn = tuple[Tensor, Tensor]
+"""Cosines and sines by which queries and keys are turned, as :class:`intermodal.nn.rotary.Rotary` makes them."""
 
 
 def quick_gelu(x: Tensor) -> Tensor:
@@ -43,6 +49,7 @@ ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
     "gelu_tanh": gelu_tanh,
     "quick_gelu": quick_gelu,
+    "silu": F.silu,
 }
 
 
@@ -62,8 +69,10 @@ def attend(
 ) -> Tensor:
     """Return ``softmax(q k^T / sqrt(K) + bias) v`` (Vaswani et al. 2017, equation 1), by the faster of two ways.
 
-    torch's fused kernel serves everywhere but in one place: half precision on a CPU at up to 512 keys, where the products
-    written out are two to three times as fast forward (with 16 queries or more) and more so backward. Both compute the same.
+    torch's fused kernel serves everywhere but in one place: half precision on a CPU at up to 512 keys, where the
+    products
+    written out are two to three times as fast forward (with 16 queries or more) and more so backward. Both compute
+    the same.
 
     Args:
         q_BHLK: queries, shape (B, H, L, K).
@@ -97,6 +106,25 @@ def attend(
     return F.dropout(weights_BHLS, dropout) @ v_BHSK
 
 
+def turned(x_BLHK: Tensor, turn: Turn) -> Tensor:
+    """Return vectors whose pairs of values (k and k + K/2) are turned by the angles of their positions.
+
+    Su et al. 2021, equation 34, with halves in the place of neighbours, as Llama's published weights have it.
+
+    Args:
+        x_BLHK: float, shape (B, L, H, K).
+        turn: cosines and sines, the sines of the first half negative, each (L, 1, K) or (B, L, 1, K).
+    """
+    cos, sin = turn
+    y_BLHK = torch.addcmul(x_BLHK * cos, x_BLHK.roll(x_BLHK.shape[-1] // 2, -1).to(cos.dtype), sin)
+    return y_BLHK.to(x_BLHK.dtype)
+
+
+def norm_layer(kind: Norm, width: int, eps: float) -> nn.Module:
+    """Return a layer norm, or one that divides by the root mean square alone (Zhang and Sennrich 2019, equation 4)."""
+    return nn.RMSNorm(width, eps=eps) if kind == "rms" else nn.LayerNorm(width, eps=eps)
+
+
 def past(queries: int, keys: int, device: torch.device) -> Tensor:
     """Return which keys each query sees, bool (L, S), where the queries are the last L of S positions: up to its own."""
     return torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
@@ -109,20 +137,26 @@ class Attention(nn.Module):
     product; with it, keys and values are read from a context of that width.
 
     Args:
-        width: D, a multiple of ``heads``.
+        width: D, a multiple of ``heads`` unless ``head_width`` is given.
         heads: H.
+        kv_heads: G of self-attention, which divides H: each is shared by H / G heads of queries (Ainslie et al.
+            2023). None for H.
+        head_width: K of self-attention; None for D / H.
         context_dim: C; None for self-attention.
         output_dim: width of the result; None for D.
         causal: position ``i`` sees positions ``<= i`` only.
         dropout: share of the attention weights that are zeroed while training, from 0 to below 1, drawn from
             torch's global generator.
         input_bias: queries, keys and values have a bias.
-        positions: of self-attention: a module from queries and keys to queries, keys and a bias of the scores (or None) that
-            knows how far apart they are (:class:`intermodal.nn.conformer.RelativePositions`); the queries are the last L of
+        output_bias: the result has a bias.
+        positions: of self-attention: a module from queries and keys to queries, keys and a bias of the scores (or
+            None) that
+            knows how far apart they are (:class:`intermodal.nn.conformer.RelativePositions`); the queries are the
+            last L of
             the S positions.
 
     Raises:
-        ConfigError: if ``width`` is no multiple of ``heads``.
+        ConfigError: if ``width`` is no multiple of ``heads``, or ``heads`` none of ``kv_heads``.
     """
 
     def __init__(
@@ -130,25 +164,33 @@ class Attention(nn.Module):
         width: int,
         heads: int,
         *,
+        kv_heads: int | None = None,
+        head_width: int | None = None,
         context_dim: int | None = None,
         output_dim: int | None = None,
         causal: bool = False,
         dropout: float = 0.0,
         input_bias: bool = True,
+        output_bias: bool = True,
         positions: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        if heads < 1 or width % heads:
+        if heads < 1 or (head_width is None and width % heads):
             raise ConfigError(f"Attention's width must be a multiple of its heads, found {width} and {heads}.")
         self.heads = heads
+        self.kv_heads = heads if kv_heads is None else kv_heads
+        if self.kv_heads < 1 or heads % self.kv_heads:
+            raise ConfigError(f"Attention's heads must be a multiple of kv_heads, found {heads} and {kv_heads}.")
         self.causal = causal
         self.dropout = dropout
+        self.head_width = width // heads if head_width is None else head_width
+        inner = heads * self.head_width
         if context_dim is None:
-            self.qkv = nn.Linear(width, 3 * width, bias=input_bias)
+            self.qkv = nn.Linear(width, inner + 2 * self.kv_heads * self.head_width, bias=input_bias)
         else:
-            self.q = nn.Linear(width, width, bias=input_bias)
-            self.kv = nn.Linear(context_dim, 2 * width, bias=input_bias)
-        self.out = nn.Linear(width, output_dim or width)
+            self.q = nn.Linear(width, inner, bias=input_bias)
+            self.kv = nn.Linear(context_dim, 2 * inner, bias=input_bias)
+        self.out = nn.Linear(inner, output_dim or width, bias=output_bias)
         self.positions = positions
 
     def forward(
@@ -159,6 +201,7 @@ class Attention(nn.Module):
         mask: Tensor | None = None,
         cache: LayerCache | None = None,
         kept: tuple[Tensor, Tensor] | None = None,
+        turn: Turn | None = None,
     ) -> Tensor:
         """Attend from ``x_BLD`` to itself or to ``context_BSC``.
 
@@ -168,9 +211,12 @@ class Attention(nn.Module):
             mask: bool, True where attending is allowed: (B, S) masks keys, for example padding; (B, L, S) or
                 a 4-dimensional mask that broadcasts to (B, H, L, S) masks pairs. Each query needs one allowed
                 key. Or float, broadcasting to (B, H, L, S): added to the scores, where attention is not causal.
-            cache: of causal self-attention: what was read before. ``x_BLD`` goes on from there and is kept too; S counts
+            cache: of causal self-attention: what was read before. ``x_BLD`` goes on from there and is kept too; S
+                counts
                 all that is kept then.
-            kept: of attention with a context, in its place: what :meth:`keys` made of it, for many steps over one context.
+            kept: of attention with a context, in its place: what :meth:`keys` made of it, for many steps over one
+                context.
+            turn: of self-attention: by which queries and keys are turned (:func:`turned`); a cache keeps them turned.
 
         Returns:
             float, shape (B, L, D) (or ``output_dim`` as its last size).
@@ -180,7 +226,7 @@ class Attention(nn.Module):
                 not causal, in which a position read before would have to change.
         """
         if kept is None:
-            q_BHLK, k_BHSK, v_BHSK = self._project(x_BLD, context_BSC)
+            q_BHLK, k_BHSK, v_BHSK = self._project(x_BLD, context_BSC, turn)
         else:
             q_BHLK, (k_BHSK, v_BHSK) = self.q(x_BLD).unflatten(-1, (self.heads, -1)).transpose(1, 2), kept
         if cache is not None:
@@ -199,16 +245,34 @@ class Attention(nn.Module):
         if self.positions is not None:
             q_BHLK, k_BHSK, bias = self.positions(q_BHLK, k_BHSK)
             bias = bias if added is None else added if bias is None else added + bias
+        q_BHLK, k_BHSK, v_BHSK = self._shared(q_BHLK, k_BHSK, v_BHSK, mask, bias)
         y_BHLK = attend(
             q_BHLK,
             k_BHSK,
             v_BHSK,
             mask=mask,
             dropout=self.dropout if self.training else 0.0,
-            causal=self.causal and mask is None and queries == keys,
+            causal=self.causal and mask is None and 1 < queries == keys,
             bias=bias,
         )
+        if queries == 1:
+            return self.out(y_BHLK.reshape(len(x_BLD), 1, -1))
         return self.out(y_BHLK.transpose(1, 2).flatten(-2))
+
+    def _shared(
+        self, q_BHLK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, mask: Tensor | None, bias: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Let the H heads of queries meet the G of keys and values.
+
+        A single query's heads that share keys stand as queries beside each other; else keys and values are repeated.
+        """
+        group = self.heads // self.kv_heads
+        if group == 1 or not hasattr(self, "qkv"):
+            return q_BHLK, k_BGSK, v_BGSK
+        same = bias is None and (mask is None or mask.shape[1] == 1)  # what may be seen is the same for all heads
+        if q_BHLK.shape[2] == 1 and same:
+            return q_BHLK.squeeze(2).unflatten(1, (self.kv_heads, group)), k_BGSK, v_BGSK
+        return q_BHLK, k_BGSK.repeat_interleave(group, 1), v_BGSK.repeat_interleave(group, 1)
 
     def keys(self, context_BSC: Tensor) -> tuple[Tensor, Tensor]:
         """Return the keys and values of a context, each (B, H, S, K); only for attention that was built with one."""
@@ -225,7 +289,7 @@ class Attention(nn.Module):
         Returns:
             The result, shape (B, L, D), and the keys and values of all N + L, of which the caller keeps the last ones.
         """
-        q_BHLK, k_BHSK, v_BHSK = self._project(x_BLD, None)
+        q_BHLK, k_BHSK, v_BHSK = self._project(x_BLD, None, None)
         if kept is not None:
             k_BHSK, v_BHSK = torch.cat([kept[0], k_BHSK], 2), torch.cat([kept[1], v_BHSK], 2)
         found, bias = (k_BHSK, v_BHSK), None
@@ -253,24 +317,31 @@ class Attention(nn.Module):
         )
         return self.out(y_BHLK.transpose(1, 2).flatten(-2))
 
-    def weights(self, x_BLD: Tensor, context_BSC: Tensor | None = None) -> Tensor:
+    def weights(self, x_BLD: Tensor, context_BSC: Tensor | None = None, *, turn: Turn | None = None) -> Tensor:
         """Return what :meth:`forward` without a mask weighs the values with, (B, H, L, S): for looking at, not for training.
 
         Each row of S sums to one; the matrix is held whole.
         """
-        q_BHLK, k_BHSK, _ = self._project(x_BLD, context_BSC)
+        q_BHLK, k_BHSK, _ = self._project(x_BLD, context_BSC, turn)
+        k_BHSK = k_BHSK.repeat_interleave(q_BHLK.shape[1] // k_BHSK.shape[1], 1)
         scores_BHLS = q_BHLK @ k_BHSK.transpose(-1, -2) * q_BHLK.shape[-1] ** -0.5
         if self.causal:
             seen_LS = past(scores_BHLS.shape[-2], scores_BHLS.shape[-1], scores_BHLS.device)
             scores_BHLS = scores_BHLS.masked_fill(~seen_LS, float("-inf"))
         return scores_BHLS.softmax(-1)
 
-    def _project(self, x_BLD: Tensor, context_BSC: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Return queries (B, H, L, K), keys and values (B, H, S, K)."""
+    def _project(self, x_BLD: Tensor, context_BSC: Tensor | None, turn: Turn | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Return queries (B, H, L, K), keys and values (B, G, S, K)."""
         if context_BSC is None:
             if not hasattr(self, "qkv"):
                 raise ValueError("This attention was built with context_dim and needs a context.")
-            q_BLHK, k_BSHK, v_BSHK = self.qkv(x_BLD).unflatten(-1, (3, self.heads, -1)).unbind(-3)
+            all_BLHK = self.qkv(x_BLD).unflatten(-1, (-1, self.head_width))
+            sizes = (self.heads, self.kv_heads, self.kv_heads)
+            if turn is None:
+                q_BLHK, k_BSHK, v_BSHK = all_BLHK.split(sizes, -2)
+            else:
+                both_BLHK, v_BSHK = all_BLHK.split((self.heads + self.kv_heads, self.kv_heads), -2)
+                q_BLHK, k_BSHK = turned(both_BLHK, turn).split(sizes[:2], -2)
         else:
             if hasattr(self, "qkv"):
                 raise ValueError("This is self-attention: build it with context_dim to give it a context.")
@@ -283,7 +354,7 @@ class Attention(nn.Module):
             mask = mask[:, None, None, :]
         elif mask.dim() == 3:
             mask = mask[:, None]
-        if self.causal:
+        if self.causal and queries > 1:
             mask = mask & past(queries, keys, mask.device)
         return mask
 
@@ -295,18 +366,17 @@ class MLP(nn.Module):
         width: D, in and out.
         hidden: M.
         activation: a key of :data:`ACTIVATIONS`.
+        bias: both layers have one.
 
     Raises:
         ConfigError: if the activation is unknown.
     """
 
-    def __init__(self, width: int, hidden: int, activation: Activation) -> None:
+    def __init__(self, width: int, hidden: int, activation: Activation, *, bias: bool = True) -> None:
         super().__init__()
-        if activation not in ACTIVATIONS:
-            raise ConfigError(f"The activation must be one of {list(ACTIVATIONS)}, found {activation!r}.")
-        self.fc1 = nn.Linear(width, hidden)
-        self.activation = ACTIVATIONS[activation]
-        self.fc2 = nn.Linear(hidden, width)
+        self.fc1 = nn.Linear(width, hidden, bias=bias)
+        self.activation = _activation(activation)
+        self.fc2 = nn.Linear(hidden, width, bias=bias)
 
     def forward(self, x_BLD: Tensor) -> Tensor:
         """Map (..., D) to (..., D)."""
@@ -314,22 +384,34 @@ class MLP(nn.Module):
 
 
 class GatedMLP(nn.Module):
-    """``fc2(a * gelu(g))`` with ``(a, g) = fc1(x)``: a gated linear unit (Shazeer 2020, GEGLU).
+    """``fc2(a * gelu(g))`` with ``(a, g) = fc1(x)``: a gated linear unit (Shazeer 2020; GEGLU, or SwiGLU with silu).
 
     Args:
         width: D, in and out.
         hidden: M, of each of the two halves.
+        activation: a key of :data:`ACTIVATIONS`, of the gate.
+        bias: both layers have one.
+
+    Raises:
+        ConfigError: if the activation is unknown.
     """
 
-    def __init__(self, width: int, hidden: int) -> None:
+    def __init__(self, width: int, hidden: int, activation: Activation = "gelu", *, bias: bool = True) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(width, 2 * hidden)
-        self.fc2 = nn.Linear(hidden, width)
+        self.fc1 = nn.Linear(width, 2 * hidden, bias=bias)
+        self.activation = _activation(activation)
+        self.fc2 = nn.Linear(hidden, width, bias=bias)
 
     def forward(self, x_BLD: Tensor) -> Tensor:
         """Map (..., D) to (..., D)."""
         value, gate = self.fc1(x_BLD).chunk(2, -1)
-        return self.fc2(value * F.gelu(gate))
+        return self.fc2(value * self.activation(gate))
+
+
+def _activation(name: Activation) -> Callable[[Tensor], Tensor]:
+    if name not in ACTIVATIONS:
+        raise ConfigError(f"The activation must be one of {list(ACTIVATIONS)}, found {name!r}.")
+    return ACTIVATIONS[name]
 
 
 class Block(nn.Module):
@@ -339,26 +421,42 @@ class Block(nn.Module):
 
     Args:
         width: D.
-        attention: a module called as ``attention(x_BLD, mask=..., cache=...)``.
+        attention: a module called as ``attention(x_BLD, mask=..., cache=...)``, and with ``turn=`` where there is one.
         mlp: a module from (B, L, D) to (B, L, D).
-        norm_eps: the layer norms' epsilon.
+        norm: which norms (:func:`norm_layer`).
+        norm_eps: their epsilon.
         dropout: share of each branch's output that is zeroed while training, before it is added to the
             residual stream (Vaswani et al. 2017, section 5.4), drawn from torch's global generator.
     """
 
     def __init__(
-        self, width: int, attention: nn.Module, mlp: nn.Module, *, norm_eps: float = 1e-5, dropout: float = 0.0
+        self,
+        width: int,
+        attention: nn.Module,
+        mlp: nn.Module,
+        *,
+        norm: Norm = "layer",
+        norm_eps: float = 1e-5,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(width, eps=norm_eps)
+        self.norm1 = norm_layer(norm, width, norm_eps)
         self.attention = attention
-        self.norm2 = nn.LayerNorm(width, eps=norm_eps)
+        self.norm2 = norm_layer(norm, width, norm_eps)
         self.mlp = mlp
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x_BLD: Tensor, *, mask: Tensor | None = None, cache: LayerCache | None = None) -> Tensor:
-        """Map (B, L, D) to (B, L, D); ``mask`` and ``cache`` as in :meth:`Attention.forward`."""
-        x_BLD = x_BLD + self.dropout(self.attention(self.norm1(x_BLD), mask=mask, cache=cache))
+    def forward(
+        self,
+        x_BLD: Tensor,
+        *,
+        mask: Tensor | None = None,
+        cache: LayerCache | None = None,
+        turn: Turn | None = None,
+    ) -> Tensor:
+        """Map (B, L, D) to (B, L, D); ``mask``, ``cache`` and ``turn`` as in :meth:`Attention.forward`."""
+        more = {} if turn is None else {"turn": turn}
+        x_BLD = x_BLD + self.dropout(self.attention(self.norm1(x_BLD), mask=mask, cache=cache, **more))
         return x_BLD + self.dropout(self.mlp(self.norm2(x_BLD)))
 
     def first(self, x_BLD: Tensor, count: int) -> Tensor:
@@ -375,9 +473,17 @@ class PostNormBlock(Block):
     is normalised after each branch. The parts and arguments are those of :class:`Block`.
     """
 
-    def forward(self, x_BLD: Tensor, *, mask: Tensor | None = None, cache: LayerCache | None = None) -> Tensor:
-        """Map (B, L, D) to (B, L, D); ``mask`` and ``cache`` as in :meth:`Attention.forward`."""
-        x_BLD = self.norm1(x_BLD + self.dropout(self.attention(x_BLD, mask=mask, cache=cache)))
+    def forward(
+        self,
+        x_BLD: Tensor,
+        *,
+        mask: Tensor | None = None,
+        cache: LayerCache | None = None,
+        turn: Turn | None = None,
+    ) -> Tensor:
+        """Map (B, L, D) to (B, L, D); ``mask``, ``cache`` and ``turn`` as in :meth:`Attention.forward`."""
+        more = {} if turn is None else {"turn": turn}
+        x_BLD = self.norm1(x_BLD + self.dropout(self.attention(x_BLD, mask=mask, cache=cache, **more)))
         return self.norm2(x_BLD + self.dropout(self.mlp(x_BLD)))
 
 
@@ -385,21 +491,29 @@ class Transformer(nn.Module):
     """A stack of blocks.
 
     Args:
-        blocks: modules called as ``block(x_BLD, mask=...)``, first to last, and with ``cache=`` where there is one.
+        blocks: modules called as ``block(x_BLD, mask=...)``, first to last, and with ``cache=`` and ``turn=`` where
+            there
+            is one.
     """
 
     def __init__(self, blocks: Iterable[nn.Module]) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
 
-    def forward(self, x_BLD: Tensor, *, mask: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
+    def forward(
+        self, x_BLD: Tensor, *, mask: Tensor | None = None, cache: KVCache | None = None, turn: Turn | None = None
+    ) -> Tensor:
         """Map (B, L, D) to (B, L, D).
 
-        ``mask`` is as in :meth:`Attention.forward`; with a ``cache``, one layer of which belongs to each block, the
+        ``mask`` and ``turn`` are as in :meth:`Attention.forward`; with a ``cache``, one layer of which belongs to
+        each block, the
         positions go on from those that it holds, and are kept there (causal blocks alone).
         """
+        more: dict[str, Any] = {} if turn is None else {"turn": turn}
         for i, block in enumerate(self.blocks):
-            x_BLD = block(x_BLD, mask=mask) if cache is None else block(x_BLD, mask=mask, cache=cache.layers[i])
+            if cache is not None:
+                more["cache"] = cache.layers[i]
+            x_BLD = block(x_BLD, mask=mask, **more)
         return x_BLD
 
 

@@ -73,6 +73,11 @@ class WhisperStepper:
         self.decoder, self.sound_BSD, self.no_speech = decoder, sound_BSD, no_speech
         self.silence_B = torch.zeros(len(sound_BSD))
 
+    @property
+    def context_length(self) -> int:
+        """The most tokens of a window."""
+        return self.decoder.config.target_positions
+
     def start(self, length: int) -> Written:
         """Return the memory of a text that has not begun."""
         return self.decoder.start(self.sound_BSD, length)
