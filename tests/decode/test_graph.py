@@ -134,5 +134,7 @@ def test_bad_input_is_named():
         decoder.decode(np.zeros((5, 3), np.float32))
     with pytest.raises(ConfigError, match="beam above 0"):
         GraphConfig(beam=0.0)
+    with pytest.raises(ConfigError, match="bonus_alone must be finite"):
+        GraphConfig(bonus_alone=float("inf"))
     with pytest.raises(DataError, match="no phone"):
         Network(Lexicon(entries=(("X", "x"),)), TOPOLOGY)

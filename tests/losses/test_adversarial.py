@@ -1,14 +1,10 @@
 """Adversarial losses against their equations, one score at a time in float64, and the adaptive weight."""
 
 import math
-import os
-import socket
-from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import nn
 
 from intermodal.losses.adversarial import (
@@ -19,6 +15,7 @@ from intermodal.losses.adversarial import (
     logistic_generator,
     r1_penalty,
 )
+from processes import together
 
 
 def scores(*shape, seed=0):
@@ -172,22 +169,13 @@ def weight_of(latent, target):
     return adaptive_weight((image - target).abs().mean(), -(image * target).mean(), last.weight)
 
 
-def work(rank, world, port, folder):
-    torch.set_num_threads(1)
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    dist.init_process_group("gloo", rank=rank, world_size=world)
-    try:
-        torch.save(weight_of(*shares(world)[rank]), Path(folder) / f"{rank}.pt")
-    finally:
-        dist.destroy_process_group()
+def work(rank, world, folder):
+    torch.save(weight_of(*shares(world)[rank]), folder / f"{rank}.pt")
 
 
 @pytest.mark.skipif(not dist.is_available(), reason="this torch has no distributed package")
 def test_two_processes_weigh_as_one(tmp_path):
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    mp.spawn(work, args=(2, port, str(tmp_path)), nprocs=2)
+    together(work, 2, tmp_path)
     wanted = float(weight_of(*shares(1)[0]))
     assert wanted != pytest.approx(float(weight_of(*shares(2)[0])), rel=1e-3), "each process by itself would differ"
     for rank in range(2):

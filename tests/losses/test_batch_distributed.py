@@ -1,13 +1,8 @@
 """Losses of a labelled batch and of two views, on two and three gloo processes, against one process."""
 
-import os
-import socket
-from pathlib import Path
-
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -16,6 +11,7 @@ from intermodal.losses.pair import batch_pair_loss
 from intermodal.losses.supcon import supcon
 from intermodal.losses.triplet import batch_triplet_loss
 from intermodal.losses.vicreg import vicreg
+from processes import together
 
 BATCH = 12
 pytestmark = pytest.mark.skipif(not dist.is_available(), reason="this torch has no distributed package")
@@ -73,36 +69,24 @@ def run(model, *inputs):
     return {"loss": loss.detach(), **grads}
 
 
-def work(rank, world, port, folder):
-    torch.set_num_threads(1)
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    dist.init_process_group("gloo", rank=rank, world_size=world)
-    try:
-        own, found = slice(rank * BATCH // world, (rank + 1) * BATCH // world), {}
-        share = [x[own].clone() for x in data()]
-        for name in CASES:
-            model = DistributedDataParallel(Encoder(name), find_unused_parameters=True)
-            found[name] = run(model, *share)
-        x, _, labels = share
-        found["local"] = supcon(x, labels, 0.3, gather=False)
-        uneven = torch.zeros(2 + rank, 3)
-        for loss in (lambda: supcon(uneven, torch.arange(2 + rank)), lambda: vicreg(uneven, uneven)):
-            with pytest.raises(ValueError, match=r"same shape, found rank 0 \[2, 3\], rank 1 \[3, 3\]"):
-                loss()
-        torch.save(found, Path(folder) / f"{rank}.pt")
-    finally:
-        dist.destroy_process_group()
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+def work(rank, world, folder):
+    own, found = slice(rank * BATCH // world, (rank + 1) * BATCH // world), {}
+    share = [x[own].clone() for x in data()]
+    for name in CASES:
+        model = DistributedDataParallel(Encoder(name), find_unused_parameters=True)
+        found[name] = run(model, *share)
+    x, _, labels = share
+    found["local"] = supcon(x, labels, 0.3, gather=False)
+    uneven = torch.zeros(2 + rank, 3)
+    for loss in (lambda: supcon(uneven, torch.arange(2 + rank)), lambda: vicreg(uneven, uneven)):
+        with pytest.raises(ValueError, match=r"same shape, found rank 0 \[2, 3\], rank 1 \[3, 3\]"):
+            loss()
+    torch.save(found, folder / f"{rank}.pt")
 
 
 @pytest.mark.parametrize("world", [2, 3])
 def test_averaged_gradients_are_those_of_one_process(world, tmp_path):
-    mp.spawn(work, args=(world, free_port(), str(tmp_path)), nprocs=world)
+    together(work, world, tmp_path)
     results = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(world)]
     for name in CASES:
         expected = run(Encoder(name), *data())

@@ -1,13 +1,8 @@
 """Two and three gloo processes under DistributedDataParallel against one process with the whole batch."""
 
-import os
-import socket
-from pathlib import Path
-
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 import torch.nn.functional as F
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -20,6 +15,7 @@ from intermodal.losses.distributed import (
     rank_and_world,
     stack_over_ranks,
 )
+from processes import together
 
 BATCH, DIM = 12, 5
 pytestmark = pytest.mark.skipif(not dist.is_available(), reason="this torch has no distributed package")
@@ -84,39 +80,27 @@ def share(world, rank, *tensors):
     return [x[own].clone() for x in tensors]
 
 
-def work(rank, world, port, folder):
-    torch.set_num_threads(1)
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    dist.init_process_group("gloo", rank=rank, world_size=world)
-    try:
-        found = {}
-        for name, settings in CASES.items():
-            found[name] = run(DistributedDataParallel(Pair(*settings)), *share(world, rank, *data()))
-        image, text, scale = mixed_data(world)
-        args = [x.requires_grad_() for x in (*share(world, rank, image, text), scale)]
-        loss = info_nce(*args, tile=5)
-        found["mixed"] = (loss.detach(), *torch.autograd.grad(loss, args))
-        found["local"] = info_nce(*share(world, rank, image, text), scale.detach(), gather=False)
-        with pytest.raises(ValueError, match=r"same shape, found rank 0 \[3, 2\], rank 1 \[2, 2\]"):
-            all_gather_with_grad(torch.zeros(2 if rank == 1 else 3, 2))
-        x = torch.full((2, 3), float(rank), requires_grad=True)
-        gathered = all_gather_with_grad(x)
-        (gathered * (rank + 1)).sum().backward()
-        found["gather"] = (gathered.detach(), x.grad)
-        torch.save(found, Path(folder) / f"{rank}.pt")
-    finally:
-        dist.destroy_process_group()
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+def work(rank, world, folder):
+    found = {}
+    for name, settings in CASES.items():
+        found[name] = run(DistributedDataParallel(Pair(*settings)), *share(world, rank, *data()))
+    image, text, scale = mixed_data(world)
+    args = [x.requires_grad_() for x in (*share(world, rank, image, text), scale)]
+    loss = info_nce(*args, tile=5)
+    found["mixed"] = (loss.detach(), *torch.autograd.grad(loss, args))
+    found["local"] = info_nce(*share(world, rank, image, text), scale.detach(), gather=False)
+    with pytest.raises(ValueError, match=r"same shape, found rank 0 \[3, 2\], rank 1 \[2, 2\]"):
+        all_gather_with_grad(torch.zeros(2 if rank == 1 else 3, 2))
+    x = torch.full((2, 3), float(rank), requires_grad=True)
+    gathered = all_gather_with_grad(x)
+    (gathered * (rank + 1)).sum().backward()
+    found["gather"] = (gathered.detach(), x.grad)
+    torch.save(found, folder / f"{rank}.pt")
 
 
 @pytest.mark.parametrize("world", [2, 3])
 def test_averaged_gradients_are_those_of_one_process(world, tmp_path):
-    mp.spawn(work, args=(world, free_port(), str(tmp_path)), nprocs=world)
+    together(work, world, tmp_path)
     results = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(world)]
     for name, (kind, log_scale, *_) in CASES.items():
         expected = run(Pair(kind, log_scale), *data())

@@ -17,6 +17,8 @@ from intermodal.methods.speech.hmm import Hmm
 from intermodal.methods.speech.hmm_engine import HmmPlan
 from toy_speech import RATE, Said, build, engine, said, texts, trained, word_times
 
+ARPA = "\\data\\\nngram 1=5\n\n\\1-grams:\n-2.0 <unk>\n-99 <s>\n-0.5 </s>\n-0.6 AB\n-0.6 CAD\n\n\\end\\\n"
+
 
 @pytest.fixture(scope="module")
 def monophones(tmp_path_factory):
@@ -159,6 +161,21 @@ def test_a_lexicon_hot_words_and_alternatives(monophones, tmp_path):
         assert h.score == pytest.approx(h.acoustic + h.bonus, rel=1e-6, abs=1e-3)
     with pytest.raises(DataError, match="not in the lexicon: NO"):
         monophones.transcribe([recording], Transcribing(hot_words=("NO",)))
+
+
+def test_a_word_without_a_language_model_has_a_bonus_of_its_own(monophones, tmp_path):
+    search = GraphConfig(beam=1e6, bonus_alone=-7.5, word_bonus=-2.5, lm_weight=1.0)
+    wide = Hmm(monophones.config.replace(search=search), monophones.processors)
+    wide.load_state_dict(monophones.state_dict())
+    (tmp_path / "lm.arpa").write_text(ARPA, encoding="utf-8")
+
+    def bonus(**settings):
+        found = wide.eval().transcribe([said("AB CAD", 3)], Transcribing(n_best=2, beam=2, **settings))[0]
+        return found.alternatives[0].bonus / len(found.words)
+
+    assert bonus() == pytest.approx(-7.5)
+    assert bonus(lm=tmp_path / "lm.arpa") == pytest.approx(-2.5)
+    assert bonus(word_bonus=1.5) == bonus(word_bonus=1.5, lm=tmp_path / "lm.arpa") == pytest.approx(1.5)
 
 
 def test_silence_and_one_sample_give_no_words(monophones):

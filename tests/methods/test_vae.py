@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from PIL import Image
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -24,6 +23,7 @@ from intermodal.methods.image_tokenizers.vae import VAE, VAEConfig
 from intermodal.nn.autoencoder import AutoencoderConfig
 from intermodal.nn.gaussian import DiagonalGaussian
 from intermodal.recipes.vae import vae
+from processes import together
 
 NETWORK = AutoencoderConfig(channels=(8, 8), blocks=1, latent_channels=3, groups=4, mid_attention=False)
 
@@ -325,18 +325,14 @@ def whole(samples: slice) -> dict[str, torch.Tensor]:
     return {"loss": loss.detach(), "seen": method.mean_square, **gradients}
 
 
-def work(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
-    try:
-        torch.save(whole(slice(4 * rank, 4 * rank + 4)), Path(folder) / f"{rank}.pt")
-    finally:
-        dist.destroy_process_group()
+def work(rank: int, world: int, folder: Path) -> None:
+    del world
+    torch.save(whole(slice(4 * rank, 4 * rank + 4)), folder / f"{rank}.pt")
 
 
 @pytest.mark.skipif(not dist.is_available(), reason="this torch has no distributed package")
 def test_two_processes_have_the_gradient_of_one(tmp_path):
-    mp.spawn(work, args=(str(tmp_path),), nprocs=2)
+    together(work, 2, tmp_path)
     wanted = whole(slice(0, 8))
     found = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
     torch.testing.assert_close((found[0].pop("loss") + found[1].pop("loss")) / 2, wanted.pop("loss"))

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import socket
-from pathlib import Path
-
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch.nn import functional as F
 
 from intermodal.core.errors import ConfigError, DataError
@@ -25,6 +20,7 @@ from intermodal.nn.quantizers import (
     straight_through,
 )
 from intermodal.nn.quantizers.vector import draw_rows
+from processes import together
 
 VECTOR = VectorQuantizerConfig(codes=9, dim=4, initial="random")
 CONFIGS = {
@@ -369,33 +365,24 @@ def trained(config, part, steps=STEPS):
     return {name: value.detach() for name, value in quantizer.state_dict().items()}
 
 
-def work(rank, world, port, folder):
-    torch.set_num_threads(1)
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    dist.init_process_group("gloo", rank=rank, world_size=world)
-    try:
-        part = slice(0, 4) if rank == 0 else slice(4, 9)  # of different lengths
-        found = {}
-        for name, config in DISTRIBUTED.items():
-            torch.manual_seed(0)
-            found[name] = trained(config, part)
-        quantizer = VectorQuantizer(DISTRIBUTED["kmeans"])
-        z = vectors(5, 4)
-        if rank == 1:
-            z[0, 0] = float("nan")
-        quantizer(z, seeded())
-        found["not finite"] = {"started": quantizer.started}
-        torch.save(found, Path(folder) / f"{rank}.pt")
-    finally:
-        dist.destroy_process_group()
+def work(rank, world, folder):
+    part = slice(0, 4) if rank == 0 else slice(4, 9)  # of different lengths
+    found = {}
+    for name, config in DISTRIBUTED.items():
+        torch.manual_seed(0)
+        found[name] = trained(config, part)
+    quantizer = VectorQuantizer(DISTRIBUTED["kmeans"])
+    z = vectors(5, 4)
+    if rank == 1:
+        z[0, 0] = float("nan")
+    quantizer(z, seeded())
+    found["not finite"] = {"started": quantizer.started}
+    torch.save(found, folder / f"{rank}.pt")
 
 
 @pytest.mark.skipif(not dist.is_available(), reason="this torch has no distributed package")
 def test_two_processes_have_the_codebook_of_one(tmp_path):
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    mp.spawn(work, args=(2, port, str(tmp_path)), nprocs=2)
+    together(work, 2, tmp_path)
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
     for name, config in DISTRIBUTED.items():
         torch.manual_seed(0)

@@ -21,6 +21,7 @@ from intermodal.methods.contrastive.clip import CLIP
 pytestmark = pytest.mark.browser
 CHROMIUM = shutil.which("chromium")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+MANY = 5_000
 SIZES = {"desk": ((1280, 900), "light"), "phone": ((390, 844), "dark")}
 
 
@@ -148,7 +149,8 @@ def test_a_person_searches(address: str, chromium: Any, pictures: Path, tmp_path
 def test_a_person_draws(small_cfg: Any, chromium: Any, tmp_path: Path) -> None:
     shots = Path(os.environ.get("INTERMODAL_SCREENSHOTS", tmp_path))
     shots.mkdir(parents=True, exist_ok=True)
-    small_cfg.config = small_cfg.config.replace(drawing__steps=1000)  # so long that there is time to stop it
+    # So long that it never ends before a slow browser has pressed the button that stops it.
+    small_cfg.config = small_cfg.config.replace(drawing__steps=MANY, schedule__steps=MANY)
     with served(small_cfg, tmp_path) as address:
         for name, ((width, height), scheme) in SIZES.items():
             context = chromium.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
@@ -156,7 +158,7 @@ def test_a_person_draws(small_cfg: Any, chromium: Any, tmp_path: Path) -> None:
             page.set_default_timeout(60_000)
             page.goto(address)
             steps = page.locator("input[type=number]:visible").first
-            assert steps.input_value() == "1000"
+            assert steps.input_value() == str(MANY)
             steps.fill("4")
             page.get_by_label("Prompt").fill("a red square")
             page.keyboard.press("Enter")
@@ -179,11 +181,11 @@ def test_a_person_draws(small_cfg: Any, chromium: Any, tmp_path: Path) -> None:
             assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "nothing sticks out"
             page.screenshot(path=str(shots / f"studio-{name}-draw.png"), full_page=True)
 
-            steps.fill("1000")
+            steps.fill(str(MANY))
             page.get_by_role("button", name="Draw").click()
-            page.wait_for_selector(".im-done")
+            page.locator(".im-caption", has_text=f"of {MANY}").wait_for()  # not before its first step
             page.get_by_role("button", name="Stop").click()
-            page.wait_for_function("document.querySelector('.im-caption')?.textContent.startsWith('Stopped.')")
+            page.locator(".im-caption", has_text="Stopped.").wait_for()
 
             page.get_by_label("Prompt").fill("зелёный")
             page.get_by_role("button", name="Draw").click()

@@ -1,7 +1,9 @@
 """Decoding of hidden Markov models: the words whose states, language model and sound fit best.
 
-A :class:`Network` is a lexicon as a tree of states: words that begin alike share their first nodes. Contexts of phones end
-at a word's ends (word-internal triphones), so that the tree is the same behind every word. :class:`GraphDecoder` walks it
+A :class:`Network` is a lexicon as a tree of states: words that begin alike share their first nodes. Contexts of
+phones end
+at a word's ends (word-internal triphones), so that the tree is the same behind every word. :class:`GraphDecoder`
+walks it
 frame by frame over ``loglik_TP``, log-likelihoods from any acoustic model, and asks an n-gram model at each word's end.
 
 score = acoustic + lm_weight * language + bonus, in natural logarithms. Gaussian mixtures take neighbouring
@@ -43,6 +45,7 @@ class GraphConfig(Config):
         max_active: so many tokens are kept in a frame at most.
         lm_weight: of the language model's log-probabilities.
         word_bonus: added for each word; negative makes words fewer.
+        bonus_alone: the same where there is no language model, whose probabilities then do not make words dear.
         silence: the probability of silence between two words, 0 (never) up to, but not, 1.
         grammar: ``loop``, any words in any order; ``single``, exactly one.
 
@@ -54,6 +57,7 @@ class GraphConfig(Config):
     max_active: int = 4000
     lm_weight: float = 10.0
     word_bonus: float = 0.0
+    bonus_alone: float = 0.0
     silence: float = 0.5
     grammar: Literal["loop", "single"] = "loop"
 
@@ -63,8 +67,8 @@ class GraphConfig(Config):
                 "A search needs a beam above 0, max_active of at least 1 and a probability of silence in [0, 1), found "
                 f"{self.beam}, {self.max_active} and {self.silence}."
             )
-        if not (math.isfinite(self.lm_weight) and math.isfinite(self.word_bonus)):
-            raise ConfigError("lm_weight and word_bonus must be finite numbers.")
+        if not all(map(math.isfinite, (self.lm_weight, self.word_bonus, self.bonus_alone))):
+            raise ConfigError("lm_weight, word_bonus and bonus_alone must be finite numbers.")
 
 
 @dataclass(frozen=True)
@@ -91,7 +95,8 @@ class Sentence:
         acoustic: log-likelihood of sound and states, silences and pronunciations included.
         language: log-probability of the words, unweighted.
         bonus: of word insertion and of favoured words.
-        complete: whether it ends where a word or a silence ends; else the recording stops inside a word, which is left out.
+        complete: whether it ends where a word or a silence ends; else the recording stops inside a word, which is
+            left out.
     """
 
     words: tuple[Heard, ...]
@@ -179,7 +184,8 @@ class GraphDecoder:
         network: the words.
         stay_P: each pdf's stay logit (``Hmm.stay_logits``; 0 lets all transitions cost the same).
         config: of the search.
-        lm: an n-gram model; None makes all words as likely. A word that it does not have gets its ``<unk>``'s probability.
+        lm: an n-gram model; None makes all words as likely. A word that it does not have gets its ``<unk>``'s
+            probability.
         favour: added for each time that a word occurs, beside ``word_bonus``: hot words.
 
     Raises:

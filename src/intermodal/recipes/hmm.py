@@ -113,8 +113,11 @@ class HmmRecipe(SpeechRecipe):
         return evaluate_recogniser(method, self.source, split, progress, full=split == self.final_split)
 
     def on(self, source: SourceConfig) -> Self:
-        """Return the recipe on other recordings: letters stand for phones, unless ``lexicon`` is then set."""
-        return super().on(source).replace(lexicon=None)
+        """Return the recipe on other recordings: letters stand for phones, unless ``lexicon`` is then set.
+
+        What is heard ends at the highest frequency that their rate allows.
+        """
+        return super().on(source).replace(lexicon=None, features=self.features.replace(high=None))
 
     def smoke(self) -> Self:
         """Return the same path on single Gaussians and a handful of passes, seconds."""
@@ -140,7 +143,10 @@ def hmm() -> HmmRecipe:
         name="hmm",
         source=AN4,
         lexicon=Path("an4-lexicon"),
-        plan=HmmPlan(passes=4, splits=2, tied_states=400, tied_splits=3, last_passes=2),
+        features=cepstra().replace(bins=40, high=7600.0),
+        silence_states=5,
+        search=GraphConfig(lm_weight=14.0, word_bonus=-20.0, bonus_alone=-80.0),
+        plan=HmmPlan(passes=4, splits=2, tied_states=250, tied_splits=2, last_passes=2),
         train=TrainConfig(steps=100, batch_size=16, log_every=1, checkpoint_every=25),
     )
 
@@ -159,6 +165,6 @@ def hmm_digits() -> HmmRecipe:
         states=8,
         silence_states=1,
         search=GraphConfig(grammar="single"),
-        plan=HmmPlan(passes=4, splits=2, last_passes=2),
+        plan=HmmPlan(passes=4, splits=1, last_passes=2),
         train=TrainConfig(steps=20, batch_size=32, log_every=1, checkpoint_every=10),
     )

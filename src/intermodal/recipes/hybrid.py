@@ -124,35 +124,44 @@ HEARD = FeatureConfig(bins=40, cmvn="utterance")
 HIDDEN = SpecAugmentConfig(time_masks=2, time_width=20, time_share=0.1, frequency_masks=2, frequency_width=8)
 
 
-def _an4(name: str, encoder: SpeechEncoderConfig, *, lr: float, steps: int) -> HybridRecipe:
+def _an4(
+    name: str, encoder: SpeechEncoderConfig, *, steps: int, batch_size: int = 16, lr: float = 2e-3
+) -> HybridRecipe:
     return HybridRecipe(
         name=name,
         source=AN4.replace(speeds=SPEEDS),
         first=hmm_recipe(),
         model=NetworkConfig(features=HEARD, encoder=encoder, augment=HIDDEN),
-        optim=OptimConfig(lr=lr, betas=(0.9, 0.98), weight_decay=0.05, warmup=50, clip_norm=1.0, ema=0.99),
-        train=TrainConfig(steps=steps, batch_size=16, log_every=20, eval_every=steps // 4, checkpoint_every=steps // 4),
+        optim=OptimConfig(lr=lr, betas=(0.9, 0.98), weight_decay=0.05, warmup=50, clip_norm=1.0, ema=0.995),
+        train=TrainConfig(
+            steps=steps,
+            batch_size=batch_size,
+            precision="bf16",
+            log_every=20,
+            eval_every=steps // 4,
+            checkpoint_every=steps // 4,
+        ),
     )
 
 
 def hybrid_dnn() -> HybridRecipe:
     """A deep network over 21 spliced frames, on the states of the recipe hmm. ``intermodal train hybrid-dnn --hmm RUN``."""
-    encoder = SplicedEncoderConfig(width=512, depth=4, context=10, dropout=0.2)
-    return _an4("hybrid-dnn", encoder, lr=2e-3, steps=800)
+    encoder = SplicedEncoderConfig(width=512, depth=4, context=10, dropout=0.1)
+    return _an4("hybrid-dnn", encoder, steps=3600, batch_size=8)
 
 
 def hybrid_tdnn() -> HybridRecipe:
     """A time-delay network of dilated convolutions, on the same states. ``intermodal train hybrid-tdnn --hmm RUN``."""
     encoder = CNNEncoderConfig(
-        width=320, subsampling=2, depth=6, kernel=3, dilations=(1, 1, 2, 2, 3, 4), separable=False, dropout=0.15
+        width=320, subsampling=2, depth=6, kernel=3, dilations=(1, 1, 2, 2, 3, 4), separable=False, dropout=0.2
     )
-    return _an4("hybrid-tdnn", encoder, lr=2e-3, steps=800)
+    return _an4("hybrid-tdnn", encoder, steps=2400)
 
 
 def hybrid_lstm() -> HybridRecipe:
     """Two bidirectional LSTMs, on the same states. ``intermodal train hybrid-lstm --hmm RUN``."""
-    encoder = LSTMEncoderConfig(width=320, subsampling=2, depth=2, dropout=0.2)
-    return _an4("hybrid-lstm", encoder, lr=2e-3, steps=800)
+    encoder = LSTMEncoderConfig(width=320, subsampling=2, depth=2, dropout=0.3)
+    return _an4("hybrid-lstm", encoder, steps=2400)
 
 
 def hybrid() -> HybridRecipe:
@@ -180,7 +189,7 @@ def hybrid_digits() -> HybridRecipe:
         hmm=None,
         first=hmm_digits_recipe(),
         model=NetworkConfig(
-            features=FeatureConfig(rate=8000, bins=40, cmvn="utterance"),
+            features=FeatureConfig(rate=8000, bins=40, log="db", top_db=40.0, cmvn="utterance"),
             encoder=encoder,
             augment=SpecAugmentConfig(time_masks=1, time_width=8, frequency_masks=2, frequency_width=8),
             search=GraphConfig(grammar="single"),

@@ -86,10 +86,10 @@ class GraphRecogniser(Recogniser):
         if settings.lexicon is not None:
             lexicon = lexicon.only(read_words(settings.lexicon, lexicon.case))
         hot = {word: settings.hot_weight for text in settings.hot_words for word in lexicon.split(text)}
-        weight, bonus = settings.lm_weight, settings.word_bonus
-        config = self.search.replace(
-            lm_weight=self.search.lm_weight if weight is None else weight,
-            word_bonus=self.search.word_bonus if bonus is None else bonus,
+        weight, bonus, own = settings.lm_weight, settings.word_bonus, self.search
+        own_bonus = own.bonus_alone if lm is None else own.word_bonus
+        config = own.replace(
+            lm_weight=own.lm_weight if weight is None else weight, word_bonus=own_bonus if bonus is None else bonus
         )
         decoder = GraphDecoder(Network(lexicon, self.topology), self.stay(), config, lm, hot)
         self._decoders = (key, decoder)

@@ -50,7 +50,7 @@ CARD = MethodCard(
     recipes=("hybrid", "hybrid-dnn", "hybrid-tdnn", "hybrid-lstm", "hybrid-digits"),
     reference="exact: scaled likelihoods by hand; a network of the exact posterior decodes as its Gaussian mixtures do",
 )
-SEARCH = GraphConfig(beam=60.0, lm_weight=3.0)
+SEARCH = GraphConfig(beam=100.0, lm_weight=6.0)
 """Posteriors of a network are less sure than likelihoods of Gaussians: less weight to the words, and a narrower beam."""
 SILENT = 0.98
 """More silence than this in what is heard is a sign of a network that does not listen."""
