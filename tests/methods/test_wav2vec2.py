@@ -52,6 +52,18 @@ def test_the_batchs_seed_alone_decides_masks_negatives_and_noise(method, batch):
     assert not torch.equal(method.loss(batch | {"seed": batch["seed"] + 1}).total, first)
 
 
+def test_chance_counts_the_negatives_that_are_left(method, batch):
+    with torch.no_grad():
+        method.quantizer.logits.weight.zero_()
+        method.quantizer.logits.bias[0] = 1.0  # one code of each group for all frames: no negative is left
+    method.eval()
+    parts = method.loss({k: v[:2] for k, v in batch.items()}).parts
+    assert parts["chance"] == parts["accuracy"] == 1 and parts["contrastive"] == 0
+    torch.manual_seed(0)
+    other = Wav2Vec2(CONFIG.replace(quantizer__groups=1, quantizer__codes=512, quantizer__dim=512), {}).eval()
+    assert 1 / (CONFIG.negatives + 1) <= other.loss(batch).parts["chance"] < 0.5
+
+
 def test_padding_changes_nothing(method, batch):
     longer = batch | {"audio": torch.cat([batch["audio"], torch.full((3, 300), 7.0)], 1)}
     torch.testing.assert_close(method.loss(longer).total, method.loss(batch).total, rtol=1e-5, atol=1e-6)

@@ -1,8 +1,9 @@
 """Judges wav2vec 2.0's pre-training on recordings that it has not heard.
 
 - ``accuracy``: how often the true target of a masked frame is told from K others of its utterance, all masked; masks and
-  negatives are the same in every evaluation. ``chance_accuracy`` is 1 / (K + 1).
-- ``contrastive``: the loss of equation 3, in nats; chance is ``log(K + 1)``.
+  negatives are the same in every evaluation. ``chance_accuracy`` is that of lots: above 1 / (K + 1), since negatives with
+  the target's own codes do not count.
+- ``contrastive``: the loss of equation 3, in nats.
 - ``perplexity``: how many codes the codebooks' use is worth, all groups together; ``codes`` is the most.
 - ``speaker_accuracy``: how often the nearest other recording, by the cosine of the mean of its frames, is of the same
   speaker; ``chance_speaker`` that of a recording by lot.
@@ -18,7 +19,8 @@ import torch
 from intermodal.core.progress import Progress
 from intermodal.data.loader import eval_batches
 from intermodal.data.source import SourceConfig
-from intermodal.evaluate.result import Bars, Evaluation, Headline, Panel, in_percent
+from intermodal.evaluate.result import Bars, Evaluation, Figure, Headline, Panel, in_percent
+from intermodal.evaluate.wav2vec2_picture import draw_told_apart
 from intermodal.methods.speech.wav2vec2 import Wav2Vec2
 
 RECORDINGS, QUICK, BATCH = 512, 64, 8
@@ -52,16 +54,16 @@ def evaluate_wav2vec2(
                 sums[name] = sums.get(name, 0.0) + float(value) * len(indices)
             counted += len(indices)
             progress("Telling frames apart", min(1.0, counted / most))
-    method.train(was_training)
     config = method.config
     metrics = {
         "accuracy": sums["accuracy"] / counted,
-        "chance_accuracy": 1 / (config.negatives + 1),
+        "chance_accuracy": sums["chance"] / counted,
         "contrastive": sums["contrastive"] / counted,
         "perplexity": sums["perplexity"] / counted,
         "codes": float(config.quantizer.groups * config.quantizer.codes),
     }
     if not full:
+        method.train(was_training)
         return Evaluation(split, metrics, [], time.monotonic() - start)
     samples = [data.sample(i) for i in range(most)]
     speakers = np.array([s["speaker"] for s in samples])
@@ -81,8 +83,16 @@ def evaluate_wav2vec2(
             unit="%",
             baseline=[metrics[name] for name in ("chance_accuracy", "chance_speaker") if name in metrics],
             baseline_name="chance",
-        )
+        ),
+        Figure(
+            "One recording",
+            "The split's first. Above what is masked and each frame's codes; below how like what is said of a masked frame "
+            "is to all masked frames' targets, and how many wrong ones seem likelier than the right one.",
+            draw_told_apart(method, samples[0]["audio"], str(samples[0]["text"])),
+            alt="Masked spans, codes, and a matrix of cosines whose diagonal is the right answer.",
+        ),
     ]
+    method.train(was_training)
     words = (
         f"of the masked frames are told from {config.negatives} others of the same recording; by lot it would be "
         f"{in_percent(metrics['chance_accuracy'])}. The codebooks' use is worth {metrics['perplexity']:.0f} of "

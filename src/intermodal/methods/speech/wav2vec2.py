@@ -178,6 +178,9 @@ class Wav2Vec2(Hearing):
     ) -> Losses:
         """Return the loss of given masks and negatives: equation 2, ``L_m + alpha L_d``, per masked frame.
 
+        A negative with the target's own codes does not count, so ``accuracy`` is to be seen beside ``chance``: with few
+        codes in use there is little to choose from.
+
         Args:
             audio_BT: waveforms.
             length_B: their samples; None for T.
@@ -207,6 +210,7 @@ class Wav2Vec2(Hearing):
             "contrastive": contrastive,
             "diversity": diversity,
             "accuracy": (logits.argmax(1) == 0).float().mean(),
+            "chance": logits.isfinite().sum(1).float().reciprocal().mean(),
             "perplexity": perplexity(chosen.mean).sum(),
         }
         self._seen = {name: part.detach() for name, part in parts.items()}
