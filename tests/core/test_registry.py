@@ -26,6 +26,11 @@ def test_unknown_method_suggests():
         registry.card("clipp")
 
 
+def test_a_part_is_used_by_its_id_and_not_listed():
+    assert "language" in registry.parts() and "language" not in registry.cards()
+    assert registry.load_class("language").id == registry.card("language").id == "language"
+
+
 def test_two_files_with_one_id(tmp_path, monkeypatch):
     file = tmp_path / "a.py"
     file.write_text(
@@ -42,7 +47,7 @@ def test_card_must_be_literal(tmp_path):
     file = tmp_path / "a.py"
     file.write_text("CARD = MethodCard(id=compute())\n")
     with pytest.raises(ConfigError, match="literals only"):
-        registry._read_card("p.a", file)
+        registry._read_card("p.a", file, "CARD")
 
 
 def test_every_method_file_holds_a_card_or_serves_those_of_its_family():
@@ -57,4 +62,6 @@ def test_every_method_file_holds_a_card_or_serves_those_of_its_family():
         used = {n.module for n in imports} | {f"{n.module}.{alias.name}" for n in imports for alias in n.names}
         for stem, names in assigned.items():
             shared = f"intermodal.methods.{folder.name}.{stem}" in used
-            assert "CARD" in names or shared, f"{folder / stem}.py is neither a method nor used by one beside it"
+            assert {"CARD", "PART"} & names or shared, (
+                f"{folder / stem}.py is neither a method nor used by one beside it"
+            )

@@ -1,7 +1,11 @@
 """The methods of the library, found by import path.
 
-A method is one file in ``intermodal/methods/<field>/`` that holds a :class:`MethodCard` under the name ``CARD``, written
-with literals only. Listing the methods reads the cards without importing the files (and so without importing torch);
+A method is one file in ``intermodal/methods/<field>/`` that holds a :class:`MethodCard` under the name ``CARD``,
+written
+with literals only. A part that several methods go on from, and that is trained, saved and loaded like one without
+being a method
+of multimodal learning (a language decoder), has its card under the name ``PART``: it can be used by its id but is not
+listed. Listing the methods reads the cards without importing the files (and so without importing torch);
 using one imports its file. Another package adds methods with an entry point in the group ``intermodal.methods`` whose
 value is the import path of such a file.
 """
@@ -56,9 +60,19 @@ class MethodCard:
 @functools.cache
 def cards() -> dict[str, MethodCard]:
     """Return every method's card by id, in the order of fields and files."""
+    return _named("CARD")
+
+
+@functools.cache
+def parts() -> dict[str, MethodCard]:
+    """Return the cards of what several methods go on from, by id."""
+    return _named("PART")
+
+
+def _named(name: str) -> dict[str, MethodCard]:
     found: dict[str, MethodCard] = {}
     for module, path in _method_files():
-        card = _read_card(module, path)
+        card = _read_card(module, path, name)
         if card is None:
             continue
         if card.id in found:
@@ -68,14 +82,15 @@ def cards() -> dict[str, MethodCard]:
 
 
 def card(method_id: str) -> MethodCard:
-    """Return one method's card.
+    """Return the card of a method or part.
 
     Raises:
         ConfigError: if there is no such method; the nearest id is suggested.
     """
-    if method_id not in cards():
-        raise ConfigError(f"There is no method {method_id!r}{suggestion(method_id, cards())}")
-    return cards()[method_id]
+    known = {**parts(), **cards()}
+    if method_id not in known:
+        raise ConfigError(f"There is no method {method_id!r}{suggestion(method_id, known)}")
+    return known[method_id]
 
 
 def load_class(method_id: str) -> type[Any]:
@@ -100,15 +115,15 @@ def _method_files() -> list[tuple[str, Path]]:
     return files
 
 
-def _read_card(module: str, path: Path) -> MethodCard | None:
-    """Read ``CARD = MethodCard(...)`` from a file's syntax tree; None if the file holds no card."""
+def _read_card(module: str, path: Path, name: str) -> MethodCard | None:
+    """Read ``CARD = MethodCard(...)``, or another name, from a file's syntax tree; None if the file holds no such card."""
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == "CARD" for t in node.targets):
+        if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == name for t in node.targets):
             if not isinstance(node.value, ast.Call):
-                raise ConfigError(f"{module}: CARD must be written as MethodCard(...).")
+                raise ConfigError(f"{module}: {name} must be written as MethodCard(...).")
             try:
                 values = {str(k.arg): ast.literal_eval(k.value) for k in node.value.keywords}
             except ValueError as error:
-                raise ConfigError(f"{module}: CARD must hold literals only ({error}).") from error
+                raise ConfigError(f"{module}: {name} must hold literals only ({error}).") from error
             return MethodCard(**values, module=module)
     return None

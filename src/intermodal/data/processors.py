@@ -69,6 +69,10 @@ class Processor:
             from intermodal.data.text_processors import TextPairProcessor
 
             return TextPairProcessor.restore(data, folder)
+        if data.get("kind") == "sentence":
+            from intermodal.data.sentences import SentenceProcessor
+
+            return SentenceProcessor.restore(data, folder)
         if data.get("kind") == "pieces":
             from intermodal.data.transcripts import PieceProcessor
 

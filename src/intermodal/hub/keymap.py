@@ -56,20 +56,21 @@ def rename(published: str, ours: str) -> Rule:
     return Rule((published,), (ours,), list, list)
 
 
-def fuse(published: str, ours: str, axis: int = 0) -> Rule:
-    """Return a rule for tensors of equal size that we keep as one, joined along ``axis``.
+def fuse(published: str, ours: str, axis: int = 0, sizes: Sequence[int] | None = None) -> Rule:
+    """Return a rule for tensors that we keep as one, joined along ``axis``.
 
     Args:
         published: a pattern with one ``{a,b,c}``.
         ours: a pattern without one.
         axis: where they are joined.
+        sizes: the parts' sizes along it, as proportions; None where they are equal.
     """
     parts = expand(published)
     return Rule(
         parts,
         (ours,),
         lambda ts: [torch.cat(list(ts), dim=axis)],
-        lambda ts: divide(ts[0], [1] * len(parts), axis),
+        lambda ts: divide(ts[0], sizes or [1] * len(parts), axis),
     )
 
 

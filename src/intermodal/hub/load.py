@@ -19,6 +19,7 @@ from intermodal.hub import (
     clip,
     dalle_dvae,
     ddpm,
+    language,
     open_clip,
     unet,
     vision,
@@ -216,6 +217,7 @@ READERS: dict[str, Callable[[Path, dict[str, Any], Mapping[str, Processor] | Non
     "wav2vec2": wav2vec2.read,
     "hubert": wav2vec2.read,
     whisper.KIND: whisper.read,
+    **dict.fromkeys(language.KINDS, language.read),
     **dict.fromkeys(vision.KINDS, vision.read),
 }
 """How a published folder is read, by the ``model_type`` (transformers) or ``_class_name`` (diffusers) in ``config.json``."""

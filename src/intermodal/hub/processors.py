@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Regex, Tokenizer, normalizers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from intermodal.core.errors import CheckpointError
 from intermodal.core.files import read_json
@@ -16,6 +16,7 @@ from intermodal.data.clip_tokenizer import is_clip_bpe, load_clip_tokenizer, rea
 from intermodal.data.processors import ImageProcessor, Interpolation, Resize, TextProcessor
 from intermodal.data.tokenizers import EOS
 
+TOKENIZER, VOCABULARY, MERGES, ADDED = "tokenizer.json", "vocab.json", "merges.txt", "added_tokens.json"
 IMAGE_FILE, COMBINED_FILE = "preprocessor_config.json", "processor_config.json"
 
 # Pillow's numbers, in which transformers states the filter.
@@ -195,11 +196,7 @@ def write_text_processor(processor: TextProcessor, folder: Path, *, sees_padding
         CheckpointError: if it does and the padding is an ordinary token, which transformers would then treat
             as a special one wherever a text holds it.
     """
-    tokenizer = Tokenizer.from_str(processor.tokenizer.to_str())
-    if processor.lower:
-        steps = [normalizers.Replace(Regex(r"\s+"), " "), normalizers.Strip(), normalizers.Lowercase()]
-        steps += [tokenizer.normalizer] if tokenizer.normalizer is not None else []
-        tokenizer.normalizer = normalizers.Sequence(steps)
+    tokenizer = lowering(processor)
     tokenizer.save(str(folder / "tokenizer.json"))
     special = {n for n, token in tokenizer.get_added_tokens_decoder().items() if token.special}
     if sees_padding and processor.pad_id not in special:
@@ -217,6 +214,41 @@ def write_text_processor(processor: TextProcessor, folder: Path, *, sees_padding
     }
     for name, data in (("tokenizer_config.json", settings), ("special_tokens_map.json", tokens)):
         (folder / name).write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def lowering(processor: TextProcessor) -> Tokenizer:
+    """Return a copy of a processor's tokenizer that lower-cases by itself, where the processor does."""
+    tokenizer = Tokenizer.from_str(processor.tokenizer.to_str())
+    if processor.lower:
+        steps = [normalizers.Replace(Regex(r"\s+"), " "), normalizers.Strip(), normalizers.Lowercase()]
+        steps += [tokenizer.normalizer] if tokenizer.normalizer is not None else []
+        tokenizer.normalizer = normalizers.Sequence(steps)
+    return tokenizer
+
+
+def read_byte_level(folder: Path) -> Tokenizer:
+    """Return the tokenizer of ``tokenizer.json``, or the byte-level BPE of ``vocab.json`` and ``merges.txt``.
+
+    Raises:
+        CheckpointError: if neither is there, or a file is damaged.
+    """
+    if (folder / TOKENIZER).exists():
+        return read_tokenizer(folder / TOKENIZER)
+    if not ((folder / VOCABULARY).exists() and (folder / MERGES).exists()):
+        raise CheckpointError(
+            f"{folder} lacks {TOKENIZER}, and {VOCABULARY} with {MERGES}, one of which says what tokens spell. Add one, or "
+            "load with processors={} to have the network alone."
+        )
+    try:
+        tokenizer = Tokenizer(models.BPE.from_file(str(folder / VOCABULARY), str(folder / MERGES)))
+    except Exception as error:  # the tokenizers package raises nothing narrower
+        raise CheckpointError(f"The tokenizer in {folder} cannot be read ({error}).") from error
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    added = read_json(folder / ADDED, "added tokens") if (folder / ADDED).exists() else {}
+    for token, _ in sorted(added.items(), key=lambda item: int(item[1])):
+        tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False)])
+    return tokenizer
 
 
 def _image_settings(folder: Path) -> dict[str, Any]:

@@ -11,11 +11,12 @@ from intermodal.core.checkpoint import WEIGHTS, write_tensors
 from intermodal.core.errors import CheckpointError
 from intermodal.core.files import atomic_folder
 from intermodal.data.processors import ImageProcessor, TextProcessor
-from intermodal.hub import autoencoder_kl, bert, clip, ddpm, vision, vqmodel
+from intermodal.hub import autoencoder_kl, bert, clip, ddpm, language, vision, vqmodel
 from intermodal.hub.processors import IMAGE_FILE, write_image_processor, write_text_processor
 from intermodal.hub.weights import CONFIG, DIFFUSERS
 from intermodal.hub.word2vec_format import write_word2vec
 from intermodal.methods.base import Method
+from intermodal.methods.captioning.language import LanguageDecoder
 from intermodal.methods.contrastive.bert import BERT
 from intermodal.methods.contrastive.clip import CLIP
 from intermodal.methods.image_generation.ddpm import DDPM
@@ -32,7 +33,7 @@ def export(model: Method, path: str | Path, layout: Layout = "transformers") -> 
 
     Args:
         model: a CLIP whose architecture transformers' CLIPModel or SiglipModel has, a BERT, a VAE whose latent is a map, a
-            VQGAN, a DDPM or DDIM without texts, or a ViT or Swin that tells classes.
+            VQGAN, a DDPM or DDIM without texts, a language decoder (GPT-2 or Llama), or a ViT or Swin that tells classes.
         path: the folder to write; one that is there is replaced.
         layout: ``word2vec`` and ``word2vec-text``: one file in word2vec's binary or text format, of a model with word
             vectors. ``transformers``: ``config.json``, ``model.safetensors``, and for the processors that the
@@ -55,6 +56,8 @@ def export(model: Method, path: str | Path, layout: Layout = "transformers") -> 
         return write_word2vec(model, path, "binary" if layout == "word2vec" else "text")
     if isinstance(model, BERT):
         return _export_bert(model, path)
+    if isinstance(model, LanguageDecoder):
+        return _export_language(model, path)
     if isinstance(model, ViT | Swin):
         return _export_classifier(model, path)
     if not isinstance(model, CLIP):
@@ -86,6 +89,18 @@ def _export_bert(model: BERT, path: str | Path) -> None:
         _write_json(folder / CONFIG, config)
         if isinstance(text, TextProcessor):
             bert.write_tokenizer(text, folder)
+
+
+def _export_language(model: LanguageDecoder, path: str | Path) -> None:
+    """Write a language decoder as GPT2LMHeadModel or LlamaForCausalLM."""
+    config, keys = language.write_config(model)
+    weights = {k: v.detach() for k, v in model.state_dict().items()}
+    config["dtype"] = str(weights["network.token_embedding.weight"].dtype).removeprefix("torch.")
+    with atomic_folder(path) as folder:
+        write_tensors(folder / WEIGHTS, keys.to_published(weights), metadata={"format": "pt"})
+        _write_json(folder / CONFIG, config)
+        if "text" in model.processors:
+            language.write_tokenizer(model.text, folder)
 
 
 def _export_classifier(model: ViT | Swin, path: str | Path) -> None:

@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer
 from torch import Tensor
 
 from intermodal.core.errors import CheckpointError
 from intermodal.core.files import read_json
-from intermodal.data.clip_tokenizer import read_tokenizer
 from intermodal.data.processors import Processor
 from intermodal.data.token_processor import TokenProcessor
 from intermodal.data.transcripts import AudioProcessor
 from intermodal.hub.keymap import KeyMap, Rule, fuse, rename
+from intermodal.hub.processors import read_byte_level
 from intermodal.hub.weights import build, read_weights
 from intermodal.methods.speech.whisper import Whisper, WhisperConfig
 from intermodal.methods.speech.whisper_decoding import WhisperDecoding
@@ -29,8 +29,7 @@ from intermodal.nn.transformer import Activation
 from intermodal.nn.whisper import WhisperNetworkConfig
 
 KIND = "whisper"
-GENERATION, AUDIO_FILE, TOKENIZER = "generation_config.json", "preprocessor_config.json", "tokenizer.json"
-VOCABULARY, MERGES, ADDED = "vocab.json", "merges.txt", "added_tokens.json"
+GENERATION, AUDIO_FILE = "generation_config.json", "preprocessor_config.json"
 _ACTIVATIONS: dict[str, Activation] = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh"}
 _TIED = "proj_out.weight"
 _EMBEDDING = "model.decoder.embed_tokens.weight"
@@ -45,7 +44,7 @@ def read(folder: Path, data: Mapping[str, Any], processors: Mapping[str, Process
         CheckpointError: if a file is missing or damaged, or it says something that this network does not have.
     """
     generation = read_json(folder / GENERATION, "generation settings") if (folder / GENERATION).exists() else {}
-    tokenizer = read_published_tokenizer(folder) if processors is None else None
+    tokenizer = read_byte_level(folder) if processors is None else None
     config = read_config(data, generation, tokenizer)
     if processors is None:
         _check_features(folder, config)
@@ -149,31 +148,6 @@ def _check_features(folder: Path, config: WhisperConfig) -> None:
             raise CheckpointError(
                 f"{folder / AUDIO_FILE} says {name}={said[name]!r}; the model and Whisper's features take {wanted!r}."
             )
-
-
-def read_published_tokenizer(folder: Path) -> Tokenizer:
-    """Return the tokenizer of ``tokenizer.json``, or of ``vocab.json`` and ``merges.txt``.
-
-    Raises:
-        CheckpointError: if neither is there, or a file is damaged.
-    """
-    if (folder / TOKENIZER).exists():
-        return read_tokenizer(folder / TOKENIZER)
-    if not ((folder / VOCABULARY).exists() and (folder / MERGES).exists()):
-        raise CheckpointError(
-            f"{folder} lacks {TOKENIZER}, and {VOCABULARY} with {MERGES}, one of which says what tokens spell. Add one, or "
-            "load with processors={} to have the network alone."
-        )
-    try:
-        tokenizer = Tokenizer(models.BPE.from_file(str(folder / VOCABULARY), str(folder / MERGES)))
-    except Exception as error:  # the tokenizers package raises nothing narrower
-        raise CheckpointError(f"The tokenizer in {folder} cannot be read ({error}).") from error
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    added = read_json(folder / ADDED, "added tokens") if (folder / ADDED).exists() else {}
-    for token, _ in sorted(added.items(), key=lambda item: int(item[1])):
-        tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False)])
-    return tokenizer
 
 
 def untied(published: Mapping[str, Tensor], where: Path) -> dict[str, Tensor]:

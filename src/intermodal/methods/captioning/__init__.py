@@ -1,0 +1,1 @@
+"""Methods that say in words what a picture shows."""
