@@ -109,13 +109,10 @@ class ClassifierRecipe(Recipe):
 
 MOVED = ImageAugment(
     flip=0.5,
-    crop=(0.5, 1.0),
-    brightness=0.25,
-    contrast=0.25,
-    saturation=0.3,
-    hue=0.03,
-    jitter=0.8,
-    grey=0.1,
+    crop=(0.6, 1.0),
+    brightness=0.2,
+    contrast=0.2,
+    saturation=0.2,
 )
 VIT_32 = ViTConfig(
     image_size=32,
@@ -129,8 +126,8 @@ VIT_32 = ViTConfig(
     patch_bias=True,
 )
 SWIN_32 = SwinConfig(image_size=32, patch_size=2, width=48, depths=(2, 2, 2), heads=(2, 4, 8), window=4)
-OPTIM = OptimConfig(lr=1e-3, betas=(0.9, 0.99), weight_decay=0.05, warmup=60)
-TRAIN = TrainConfig(steps=800, batch_size=128, precision="bf16", workers=1, log_every=20, checkpoint_every=400)
+OPTIM = OptimConfig(lr=2e-3, betas=(0.9, 0.99), weight_decay=0.05, warmup=100)
+TRAIN = TrainConfig(steps=1000, batch_size=64, precision="bf16", workers=1, log_every=20, checkpoint_every=500)
 DIGITS = SonagramSource(speech=SpeechSource(path=Path("fsdd"), validation_share=0.0, left_out="theo"))
 HEARD = ImageAugment(translate=0.12, scale=(0.85, 1.15), contrast=0.3, brightness=0.2)
 """Words said earlier or later, higher or lower, faster or slower, louder or softer."""
@@ -152,27 +149,31 @@ def expected(
 
 
 def vit() -> ClassifierRecipe:
-    """A vision transformer of 4 x 4 patches that tells the emoji's sub-groups.
+    """A vision transformer of 4 x 4 patches that tells the emoji's sub-groups: 3.2 CPU minutes, 0.177 of unseen concepts.
 
-    ``intermodal train vit``; ``--data FOLDER`` trains it on your own pictures, one folder for each class.
+    ``intermodal train vit``. The nearest raw pixels reach 0.245: on 7,701 pictures and from nothing, a network that has to
+    learn what neighbours are stays behind them. ``--data FOLDER`` trains it on your own pictures, one folder for each class.
     """
     return ClassifierRecipe(
         name="vit",
         method="vit",
         source=EmojiSource(unit="picture"),
-        model=ViTClassifierConfig(image=VIT_32, label_smoothing=0.1, mixing=Mixing(mixup=0.2)),
+        model=ViTClassifierConfig(image=VIT_32, label_smoothing=0.1),
         augment=MOVED,
         optim=OPTIM,
         train=TRAIN,
+        expect=expected(0.177, 3.2),
     )
 
 
 def deit() -> ClassifierRecipe:
-    """DeiT: the same with a distillation token, whose head learns from a teacher if ``--teacher RUN`` names one.
+    """DeiT: the same on mixed pictures, with a second token whose head learns from a teacher if ``--teacher RUN`` names one.
 
     ``intermodal train supervised --run runs/teacher``, then ``intermodal train deit --teacher runs/teacher``.
     """
-    return vit().replace(name="deit", model__image__distillation=True)
+    return vit().replace(
+        name="deit", expect=(), model__image__distillation=True, model__mixing=Mixing(mixup=0.2, cutmix=1.0)
+    )
 
 
 def swin() -> ClassifierRecipe:
@@ -183,7 +184,8 @@ def swin() -> ClassifierRecipe:
     return vit().replace(
         name="swin",
         method="swin",
-        model=SwinClassifierConfig(image=SWIN_32, label_smoothing=0.1, mixing=Mixing(mixup=0.2)),
+        expect=(),
+        model=SwinClassifierConfig(image=SWIN_32, label_smoothing=0.1),
     )
 
 
@@ -202,12 +204,14 @@ def vit_digits() -> ClassifierRecipe:
     """
     return vit().replace(
         name="vit-digits",
+        expect=(),
         source=DIGITS,
         model__image__image_size=64,
         model__image__patch_size=8,
         augment=HEARD,
-        train__steps=300,
-        train__checkpoint_every=150,
+        optim__warmup=40,
+        train__steps=250,
+        train__checkpoint_every=125,
     )
 
 
@@ -222,6 +226,7 @@ def swin_digits() -> ClassifierRecipe:
         model__image__image_size=64,
         model__image__patch_size=4,
         augment=HEARD,
-        train__steps=300,
-        train__checkpoint_every=150,
+        optim__warmup=40,
+        train__steps=250,
+        train__checkpoint_every=125,
     )
