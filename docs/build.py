@@ -88,6 +88,9 @@ EQUATIONS = {
     "mel-deltas": r"$d_t = \frac{\sum_{j=1}^{J} j\left(c_{t+j} - c_{t-j}\right)}{2\sum_{j=1}^{J} j^2}$",
     "clip-softmax": r"$L = -\frac{1}{2B}\sum_{i}\left[\log\frac{e^{s\,x_i\cdot y_i}}{\sum_j e^{s\,x_i\cdot y_j}}"
     r" + \log\frac{e^{s\,x_i\cdot y_i}}{\sum_j e^{s\,x_j\cdot y_i}}\right]$",
+    "coca": r"$L = L_{con} + \lambda\,L_{cap}\qquad L_{cap} = -\sum_{t}\log p(w_t\,|\,w_{<t},\,I)\qquad "
+    r"L_{con} = -\frac{1}{2B}\sum_{i}\left[\log\frac{e^{s\,x_i\cdot y_i}}{\sum_j e^{s\,x_i\cdot y_j}}"
+    r" + \log\frac{e^{s\,x_i\cdot y_i}}{\sum_j e^{s\,x_j\cdot y_i}}\right]$",
     "clip-sigmoid": r"$L = -\frac{1}{B}\sum_{i,j}\log\,\sigma\left(z_{ij}\,(s\,x_i\cdot y_j + b)\right)$",
     "binding": r"$L = \sum_{M}\ \frac{1}{2}\left(L_{I,M} + L_{M,I}\right)\qquad"
     r"L_{I,M} = -\frac{1}{B}\sum_i \log\frac{e^{s_M\,q_i\cdot k_i}}{\sum_j e^{s_M\,q_i\cdot k_j}}$",

@@ -149,7 +149,7 @@ def evaluate_on_pairs(
         weights |= {"Fitting baselines": 6.0, "Judging baselines": 5.0, "Drawing galleries": 1.0}
     steps = Steps(progress, weights)
     source = source_config.open(split)
-    pairs, (image,) = _embed(
+    pairs, (image,) = embed_pairs(
         source,
         [image_encoder(method)],
         MOST if full else QUICK,
@@ -179,7 +179,7 @@ def _about(pairs: Pairs, split: str, size: int) -> str:
     return said + (f"; {pairs.unreadable} unreadable pictures were left out." if pairs.unreadable else ".")
 
 
-def _embed(
+def embed_pairs(
     source: Source,
     encoders: list[Encoder],
     most: int,
@@ -248,7 +248,7 @@ def class_figures(image: np.ndarray, label: np.ndarray, pairs: Pairs) -> dict[st
 def _compare(judged: PairsJudgement, config: SourceConfig, steps: Steps) -> None:
     """Fit the baselines on training pairs and add their figures."""
     features: list[Encoder] = [raw_pixels, colour_features]
-    train, (pixels, colours) = _embed(config.open("train"), features, MOST, config, steps.of("Fitting baselines"))
+    train, (pixels, colours) = embed_pairs(config.open("train"), features, MOST, config, steps.of("Fitting baselines"))
     report = steps.of("Judging baselines")
     words = Words([text for captions in train.captions for text in captions], BASELINE_WORDS)
     together = [" ".join(captions) for captions in train.captions]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -17,6 +17,7 @@ from intermodal.hub import (
     autoencoder_kl,
     bert,
     clip,
+    coca,
     dalle_dvae,
     ddpm,
     language,
@@ -37,12 +38,14 @@ from intermodal.hub.processors import (
 from intermodal.hub.weights import CONFIG, DIFFUSERS, build, read_weights
 from intermodal.hub.word2vec_format import read_word2vec
 from intermodal.methods.base import Method
+from intermodal.methods.captioning.coca import CoCa, CoCaConfig
 from intermodal.methods.contrastive.bert import BERT
 from intermodal.methods.contrastive.clip import CLIP, CLIPConfig
 from intermodal.methods.image_tokenizers.dvae import DVAE
 from intermodal.methods.image_tokenizers.vae import VAE
 from intermodal.methods.image_tokenizers.vqgan import VQGAN
 
+AConfig = TypeVar("AConfig", CLIPConfig, CoCaConfig)
 WORD_VECTORS = (".bin", ".vec", ".w2v", ".txt")
 """How files in word2vec's text or binary format are called."""
 
@@ -140,11 +143,21 @@ def _read_clip(folder: Path, data: dict[str, Any], processors: Mapping[str, Proc
 
 
 def _read_open_clip(folder: Path, data: dict[str, Any], processors: Mapping[str, Processor] | None) -> Method:
+    if coca.is_coca(data):
+        return _read_coca(folder, data, processors)
     config, keys = open_clip.read_config(data)
     if processors is None:
         image = read_open_clip_image_processor(data.get("preprocess_cfg") or {}, _size(config))
         config, processors = _with_text(folder, config, image)
     return build(lambda: CLIP(config, processors), read_weights(folder, open_clip.WEIGHTS), keys, folder)
+
+
+def _read_coca(folder: Path, data: dict[str, Any], processors: Mapping[str, Processor] | None) -> Method:
+    config, keys = coca.read_config(data)
+    if processors is None:
+        image = read_open_clip_image_processor(data.get("preprocess_cfg") or {}, config.image.size)
+        config, processors = _with_text(folder, config, image)
+    return build(lambda: CoCa(config, processors), read_weights(folder, open_clip.WEIGHTS), keys, folder)
 
 
 def _read_bert(folder: Path, data: dict[str, Any], processors: Mapping[str, Processor] | None) -> Method:
@@ -187,7 +200,7 @@ def _read_dalle_dvae(folder: Path, processors: Mapping[str, Processor] | None) -
     return build(lambda: DVAE(config, processors), tensors, dalle_dvae.openai_map(config), folder)
 
 
-def _with_text(folder: Path, config: CLIPConfig, image: Processor) -> tuple[CLIPConfig, dict[str, Processor]]:
+def _with_text(folder: Path, config: AConfig, image: Processor) -> tuple[AConfig, dict[str, Processor]]:
     """Add the text processor, and let the configuration state the ids that it uses."""
     text = config.text
     processor = read_text_processor(folder, context_length=text.context_length, eos_id=text.eos_id, pad_id=text.pad_id)

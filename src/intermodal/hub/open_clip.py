@@ -1,7 +1,7 @@
 """CLIP in open_clip's published layout: ``open_clip_config.json`` and ``open_clip_model.safetensors``.
 
 Its own ViT and ModifiedResNet towers and its own text tower are read; a tower out of timm or transformers,
-CoCa's second decoder and the experimental blocks are refused with a sentence that names what is unknown.
+the experimental blocks are refused with a sentence that names what is unknown; CoCa is :mod:`intermodal.hub.coca`'s.
 """
 
 from __future__ import annotations
@@ -52,13 +52,13 @@ def read_config(data: Mapping[str, Any]) -> tuple[CLIPConfig, KeyMap]:
     except KeyError as error:
         raise CheckpointError(f"{CONFIG} lacks {error}.") from error
     for name, section in (("model_cfg", model), ("vision_cfg", vision), ("text_cfg", text)):
-        _refuse_unknown(name, section)
+        refuse_unknown(name, section)
     quick = bool(model.get("quick_gelu"))
     bias = model.get("init_logit_bias")
     resnet = isinstance(vision.get("layers", 12), list)
     config = CLIPConfig(
-        image=_resnet(vision, dim) if resnet else _vit(vision, quick),
-        text=_text(text, quick),
+        image=_resnet(vision, dim) if resnet else vit_config(vision, quick),
+        text=text_config(text, quick),
         embed_dim=dim,
         loss="softmax" if bias is None else "sigmoid",
         init_logit_scale=math.exp(model.get("init_logit_scale", math.log(1 / 0.07))),
@@ -79,7 +79,7 @@ def key_map(config: CLIPConfig, custom_text: bool = False, nonscalar: bool = Fal
     """
     prefix = "text." if custom_text else ""
     rules = [
-        *_blocks(f"{prefix}transformer", "text"),
+        *blocks(f"{prefix}transformer", "text"),
         rename(f"{prefix}positional_embedding", "text.position_embedding"),
         rename(f"{prefix}token_embedding.weight", "text.token_embedding.weight"),
         rename(prefix + "ln_final.{p}", "text.final_norm.{p}"),
@@ -96,7 +96,7 @@ def key_map(config: CLIPConfig, custom_text: bool = False, nonscalar: bool = Fal
 
 def _vit_rules() -> tuple[Rule, ...]:
     return (
-        *_blocks("visual.transformer", "image"),
+        *blocks("visual.transformer", "image"),
         rename("visual.class_embedding", "image.class_token"),
         rename("visual.positional_embedding", "image.position_embedding"),
         rename("visual.conv1.weight", "image.patch_embedding.weight"),
@@ -126,7 +126,8 @@ def _resnet_rules() -> tuple[Rule, ...]:
     )
 
 
-def _blocks(theirs: str, ours: str) -> tuple[Rule, ...]:
+def blocks(theirs: str, ours: str) -> tuple[Rule, ...]:
+    """Return the rules of a transformer's blocks: ``theirs.resblocks`` and ``ours.transformer.blocks``."""
     theirs, ours = theirs + ".resblocks.{i}.", ours + ".transformer.blocks.{i}."
     return (
         rename(theirs + "ln_{n}.{p}", ours + "norm{n}.{p}"),
@@ -138,7 +139,8 @@ def _blocks(theirs: str, ours: str) -> tuple[Rule, ...]:
     )
 
 
-def _vit(section: Mapping[str, Any], quick: bool) -> ViTConfig:
+def vit_config(section: Mapping[str, Any], quick: bool) -> ViTConfig:
+    """Return the configuration of a ``vision_cfg``'s ViT; ``quick`` chooses QuickGELU."""
     width, size = section.get("width", 768), section.get("image_size", 224)
     return ViTConfig(
         image_size=size if isinstance(size, int) else (int(size[0]), int(size[1])),
@@ -164,7 +166,12 @@ def _resnet(section: Mapping[str, Any], dim: int) -> ResNetConfig:
     )
 
 
-def _text(section: Mapping[str, Any], quick: bool) -> TextConfig:
+def text_config(section: Mapping[str, Any], quick: bool) -> TextConfig:
+    """Return the configuration of a ``text_cfg``'s tower; ``quick`` chooses QuickGELU.
+
+    Raises:
+        CheckpointError: if it pools in a way that is not supported.
+    """
     width, vocab = section.get("width", 512), section.get("vocab_size", 49408)
     pool, causal = section.get("pool_type", "argmax"), not section.get("no_causal_mask")
     if pool not in ("argmax", "eos", "last") or (pool != "last" and not causal):
@@ -196,7 +203,7 @@ def _norm_and_activation(section: Mapping[str, Any], quick: bool) -> dict[str, A
     return {"norm_eps": float(norm.get("eps", 1e-5)), "activation": activation}
 
 
-def _refuse_unknown(name: str, section: Mapping[str, Any]) -> None:
+def refuse_unknown(name: str, section: Mapping[str, Any]) -> None:
     """Refuse a setting that would change the result and that is not read."""
     unknown = {
         k: v

@@ -23,21 +23,34 @@ class CrossBlock(nn.Module):
         context_dim: C.
         hidden: of the MLP; None for ``4 * width``.
         activation: of the MLP.
+        norm_eps: the layer norms' epsilon.
     """
 
     def __init__(
-        self, width: int, heads: int, context_dim: int, *, hidden: int | None = None, activation: Activation = "gelu"
+        self,
+        width: int,
+        heads: int,
+        context_dim: int,
+        *,
+        hidden: int | None = None,
+        activation: Activation = "gelu",
+        norm_eps: float = 1e-5,
     ) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(width)
-        self.context_norm = nn.LayerNorm(context_dim)
+        self.norm1 = nn.LayerNorm(width, eps=norm_eps)
+        self.context_norm = nn.LayerNorm(context_dim, eps=norm_eps)
         self.attention = Attention(width, heads, context_dim=context_dim)
-        self.norm2 = nn.LayerNorm(width)
+        self.norm2 = nn.LayerNorm(width, eps=norm_eps)
         self.mlp = MLP(width, hidden or 4 * width, activation)
 
-    def forward(self, x_BLD: Tensor, context_BSC: Tensor) -> Tensor:
-        """Map (B, L, D) to (B, L, D), reading (B, S, C)."""
-        x_BLD = x_BLD + self.attention(self.norm1(x_BLD), self.context_norm(context_BSC))
+    def keys(self, context_BSC: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what :meth:`forward` takes in a context's place, for many steps over the same one."""
+        return self.attention.keys(self.context_norm(context_BSC))
+
+    def forward(self, x_BLD: Tensor, context: Tensor | tuple[Tensor, Tensor]) -> Tensor:
+        """Map (B, L, D) to (B, L, D), reading (B, S, C), or what :meth:`keys` made of it."""
+        kept = context if isinstance(context, tuple) else self.keys(context)
+        x_BLD = x_BLD + self.attention(self.norm1(x_BLD), kept=kept)
         return x_BLD + self.mlp(self.norm2(x_BLD))
 
     def weights(self, x_BLD: Tensor, context_BSC: Tensor) -> Tensor:
