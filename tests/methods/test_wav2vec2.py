@@ -166,10 +166,14 @@ def test_fine_tuning_begins_with_the_network_that_was_learnt(tmp_path, monkeypat
     assert all(torch.equal(own[k], v) for k, v in trained.encoder.state_dict().items())
     with pytest.raises(ConfigError, match="other sizes"):
         recipe.replace(start=tmp_path / "model", model__encoder__network__depth=2).build()
+    with pytest.raises(ConfigError, match="--start"):
+        recipe.replace(start=tmp_path / "nowhere").build()
 
 
-def test_what_begins_at_random_is_trained_whole(monkeypatch):
-    recipe = get_recipe("wav2vec2-ctc")
+def test_what_begins_at_random_is_trained_whole_and_differs_in_nothing_else(monkeypatch):
+    recipe = get_recipe("wav2vec2-ctc-random")
     monkeypatch.setattr(type(recipe.source), "training_texts", lambda self: ["ONE TWO"])
-    assert not recipe.model.encoder.network.trains_convolutions
-    assert all(p.requires_grad for p in recipe.build().encoder.network.convolutions.parameters())
+    frozen = recipe.replace(model__encoder__network__trains_convolutions=False)
+    assert all(p.requires_grad for p in frozen.build().encoder.network.convolutions.parameters())
+    own = get_recipe("wav2vec2-ctc")
+    assert own.start is not None and own.replace(name=recipe.name, start=None, expect=()) == recipe.replace(expect=())

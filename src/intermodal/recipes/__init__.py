@@ -79,6 +79,7 @@ RECIPES: dict[str, str] = {
     "swin-digits": "intermodal.recipes.vision:swin_digits",
     "wav2vec2": "intermodal.recipes.wav2vec2:wav2vec2",
     "wav2vec2-ctc": "intermodal.recipes.wav2vec2:wav2vec2_ctc",
+    "wav2vec2-ctc-random": "intermodal.recipes.wav2vec2:wav2vec2_ctc_random",
 }
 """Each recipe's name and the import path of its function."""
 

@@ -46,7 +46,16 @@ CARD = MethodCard(
     paper="Graves et al. 2006; Conformer: Gulati et al. 2020",
     cls="CTC",
     capabilities=("transcribe", "align", "emit"),
-    recipes=("ctc", "ctc-cnn", "ctc-lstm", "ctc-conformer", "ctc-streaming", "ctc-digits", "wav2vec2-ctc"),
+    recipes=(
+        "ctc",
+        "ctc-cnn",
+        "ctc-lstm",
+        "ctc-conformer",
+        "ctc-streaming",
+        "ctc-digits",
+        "wav2vec2-ctc",
+        "wav2vec2-ctc-random",
+    ),
     reference="torch and brute force over all paths (loss), transformers (Conformer), pyctcdecode and flashlight (beam)",
 )
 
