@@ -209,9 +209,6 @@ def vit_digits() -> ClassifierRecipe:
         model__image__image_size=64,
         model__image__patch_size=8,
         augment=HEARD,
-        optim__warmup=40,
-        train__steps=250,
-        train__checkpoint_every=125,
     )
 
 
@@ -226,7 +223,4 @@ def swin_digits() -> ClassifierRecipe:
         model__image__image_size=64,
         model__image__patch_size=4,
         augment=HEARD,
-        optim__warmup=40,
-        train__steps=250,
-        train__checkpoint_every=125,
     )
