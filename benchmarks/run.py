@@ -21,6 +21,7 @@ BENCHMARKS = (
     "bert_training",
     "autoencoder_kl",
     "decode",
+    "generation",
     "quantizers",
     "unet",
     "sampling",

@@ -11,7 +11,7 @@ import torch
 from intermodal.core.capabilities import CAPABILITIES, capabilities_of
 from intermodal.core.errors import DataError
 from intermodal.core.fields import check_fields
-from intermodal.core.registry import cards, load_class
+from intermodal.core.registry import card, cards, load_class, parts
 from intermodal.data.loader import train_loader
 from intermodal.methods.base import Batch, Method
 from intermodal.recipes import RECIPES, get_recipe
@@ -19,12 +19,12 @@ from intermodal.recipes.base import Recipe
 from intermodal.train.optim import alone, build_optimizer
 from intermodal.train.run import fit
 
-METHODS = sorted(cards())
+METHODS = sorted([*cards(), *parts()])
 
 
 @cache
 def _recipe(method_id: str) -> Recipe:
-    return get_recipe(cards()[method_id].recipes[0]).smoke()
+    return get_recipe(card(method_id).recipes[0]).smoke()
 
 
 @cache
@@ -95,14 +95,14 @@ def descend(method: Method, batch: Batch, recipe: Recipe, steps: int) -> list[fl
 
 
 def test_recipes_of_the_card_exist_and_are_its_own(method_id):
-    for name in cards()[method_id].recipes:
+    for name in card(method_id).recipes:
         assert name in RECIPES
         assert get_recipe(name).method == method_id
         assert get_recipe(name).name == name
 
 
 def test_capabilities_are_those_of_the_card(method_id, method):
-    assert set(capabilities_of(method)) == set(cards()[method_id].capabilities) <= set(CAPABILITIES)
+    assert set(capabilities_of(method)) == set(card(method_id).capabilities) <= set(CAPABILITIES)
 
 
 def test_loss_is_one_finite_number_and_falls(method_id, method, batch):

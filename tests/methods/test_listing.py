@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from intermodal.core.registry import cards
+from intermodal.core.registry import cards, parts
 from intermodal.recipes import RECIPES, get_recipe
 from intermodal.recipes.measured import beats_baseline, measured
 
@@ -21,6 +21,7 @@ IDS = json.loads((Path(__file__).parent / "planned_ids.json").read_text())
 
 def test_every_method_is_one_of_the_plan():
     assert set(cards()) <= set(IDS)
+    assert not set(parts()) & set(IDS)
 
 
 def test_the_plan_is_that_of_the_shared_list():
@@ -43,7 +44,7 @@ def test_json_listing_holds_what_a_reader_needs():
 
 
 def test_every_recipe_belongs_to_a_method_and_states_itself():
-    named = [name for card in cards().values() for name in card.recipes]
+    named = [name for card in [*cards().values(), *parts().values()] for name in card.recipes]
     assert sorted(named) == sorted(RECIPES)
     for name in RECIPES:
         assert get_recipe(name).name == name

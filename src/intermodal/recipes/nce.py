@@ -35,7 +35,7 @@ NOISE_WIDTH = 1.2
 
 @dataclass(frozen=True, kw_only=True)
 class VocabularyConfig(Config):
-    """The words that a language model knows.
+    """The words or tokens that a language model knows.
 
     Attributes:
         size: at most so many, special tokens included.

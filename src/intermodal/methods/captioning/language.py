@@ -41,10 +41,12 @@ PART = MethodCard(
     paper="Radford et al. 2019; Touvron et al. 2023",
     cls="LanguageDecoder",
     capabilities=("generate",),
-    recipes=(),
+    recipes=("language", "language-llama"),
     reference="transformers GPT2LMHeadModel, LlamaForCausalLM",
 )
 
+GROUPS = 4
+"""In so many groups by length the sentences of a batch are read."""
 SENTENCE = Field((), "str", "a sentence")
 MOST = 40
 """New tokens, where nobody says how many."""
@@ -114,12 +116,19 @@ class LanguageDecoder(Method):
         return Losses(total, {"bits": total.detach() / math.log(2)})
 
     def predicted(self, tokens_BL: Tensor) -> tuple[Tensor, Tensor]:
-        """Return logits ``(N, V)`` and the N tokens that they predict, of encoded sentences."""
+        """Return logits ``(N, V)`` and the N tokens that they predict, of encoded sentences, short ones first.
+
+        Sentences of about one length are read together, so that less of what is read is padding.
+        """
         real_BL = self.text.real(tokens_BL)
-        longest = int(real_BL.sum(1).max())
-        tokens_BL, real_BL = tokens_BL[:, :longest], real_BL[:, 1:longest]
-        hidden_BLD = self.network.hidden(tokens_BL[:, :-1])
-        return self.network.logits(hidden_BLD[real_BL]), tokens_BL[:, 1:][real_BL]
+        order_B = real_BL.sum(1).argsort(stable=True)
+        hidden, targets = [], []
+        for rows in order_B.split(max(math.ceil(len(order_B) / GROUPS), 1)):
+            longest = int(real_BL[rows].sum(1).max())
+            part_BL, kept_BL = tokens_BL[rows, :longest], real_BL[rows, 1:longest]
+            hidden.append(self.network.hidden(part_BL[:, :-1])[kept_BL])
+            targets.append(part_BL[:, 1:][kept_BL])
+        return self.network.logits(torch.cat(hidden)), torch.cat(targets)
 
     # --8<-- [end:loss]
 
