@@ -159,6 +159,7 @@ class ConvLayer(nn.Module):
             return linear(x_BTC[..., 0].unfold(1, weight_CIK.shape[2], stride), weight_CIK[:, 0], bias_C)
         return convolve(x_BTC, weight_CIK, bias_C, stride=stride)
 
+    # --8<-- [start:norm]
     def _normalised(self, x_BT1: Tensor, frames_B: Tensor | None, norm: nn.GroupNorm) -> Tensor:
         """Return the group norm of the convolution of samples, each channel over a recording's own frames.
 
@@ -178,6 +179,8 @@ class ConvLayer(nn.Module):
         )  # of K samples and a one
         heard_BUK = torch.cat([window_BUK, torch.ones_like(window_BUK[..., :1])], -1)
         return heard_BUK @ weight_BCK.transpose(1, 2).to(weight_CK.dtype)
+
+    # --8<-- [end:norm]
 
 
 def moments(window_BUK: Tensor, frames_B: Tensor | None) -> tuple[Tensor, Tensor]:
