@@ -19,6 +19,7 @@ RECIPES: dict[str, str] = {
     "siglip": "intermodal.recipes.clip:siglip",
     "coca": "intermodal.recipes.coca:coca",
     "coca-flickr": "intermodal.recipes.coca:coca_flickr",
+    "experts": "intermodal.recipes.experts:experts",
     "simclr": "intermodal.recipes.self_supervised:simclr",
     "vicreg": "intermodal.recipes.self_supervised:vicreg",
     "e-ssl": "intermodal.recipes.self_supervised:e_ssl",

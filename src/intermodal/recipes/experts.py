@@ -1,0 +1,111 @@
+"""The recipe of modality experts, on the shipped emoji set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+
+from intermodal.core.progress import Progress
+from intermodal.data.emoji import EmojiSource
+from intermodal.data.processors import ImageProcessor, Resize, TextProcessor
+from intermodal.data.source import SourceConfig
+from intermodal.data.tokenizers import special_ids, train_bpe, train_words
+from intermodal.data.transforms import ImageAugment
+from intermodal.evaluate.experts import evaluate_experts
+from intermodal.evaluate.result import Evaluation
+from intermodal.methods.base import Method
+from intermodal.methods.vision_language.experts import Experts, ExpertsMethodConfig
+from intermodal.nn.experts import ExpertsConfig
+from intermodal.recipes.base import OptimConfig, Recipe, TrainConfig
+from intermodal.recipes.clip import TokenizerConfig
+
+SENTENCES = TokenizerConfig()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExpertsRecipe(Recipe):
+    """Modality experts on pairs of pictures and texts.
+
+    Attributes:
+        model: sizes. Vocabulary, context length and special ids are set from the tokenizer.
+        tokenizer: trained on the source's training texts.
+        resize: how a picture of another shape is fitted.
+    """
+
+    method: str = "experts"
+    model: ExpertsMethodConfig
+    tokenizer: TokenizerConfig = SENTENCES
+    resize: Resize = "crop"
+
+    def build(self) -> Method:
+        """Train the tokenizer, build the processors and the network."""
+        config, network = self.tokenizer, self.model.network
+        train = train_bpe if config.kind == "bpe" else train_words
+        tokenizer = train((text.lower() for text in self.source.training_texts()), config.vocab_size)
+        pad, eos = special_ids(tokenizer)
+        text = TextProcessor(tokenizer, context_length=config.context_length, eos_id=eos, pad_id=pad)
+        network = network.replace(
+            vocab_size=text.vocab_size, context_length=config.context_length, eos_id=eos, pad_id=pad
+        )
+        image = ImageProcessor(size=(network.image_size, network.image_size), resize=self.resize)
+        torch.manual_seed(self.train.seed)
+        return Experts(self.model.replace(network=network), {"image": image, "text": text})
+
+    def evaluate(self, method: Method, split: str, progress: Progress) -> Evaluation:
+        """Judge as dual encoder, as fusion encoder, and with experts exchanged."""
+        assert isinstance(method, Experts)
+        return evaluate_experts(method, self.source, split, progress, full=split == self.final_split)
+
+    def on(self, source: SourceConfig) -> Self:
+        """Return the recipe on other data: a BPE for its sentences."""
+        found = super().on(source)
+        return found if isinstance(source, EmojiSource) else found.replace(tokenizer=SENTENCES)
+
+    def smoke(self) -> Self:
+        """Return the same path with a network and a budget that take seconds."""
+        return self.replace(
+            model__network=self.model.network.replace(
+                image_size=32, patch_size=16, width=32, depth=2, heads=2, fusion_depth=1
+            ),
+            model__embed_dim=16,
+            tokenizer__vocab_size=600,
+            train__steps=8,
+            train__batch_size=32,
+            train__eval_every=0,
+            train__log_every=1,
+            expect=(),
+        )
+
+
+def experts() -> ExpertsRecipe:
+    """Modality experts on the shipped emoji set: 4 blocks, the upper two with an expert for picture and text together.
+
+    ``intermodal train experts``
+    """
+    return ExpertsRecipe(
+        name="experts",
+        source=EmojiSource(unit="concept", single=0.1, part=0.3),
+        model=ExpertsMethodConfig(
+            network=ExpertsConfig(
+                image_size=64,
+                patch_size=16,
+                vocab_size=4096,
+                context_length=16,
+                pad_id=0,
+                eos_id=1,
+                width=128,
+                depth=4,
+                fusion_depth=2,
+                heads=4,
+            ),
+            embed_dim=128,
+        ),
+        tokenizer=TokenizerConfig(kind="words", vocab_size=8192, context_length=16),
+        augment=ImageAugment(
+            rotate=6, scale=(0.92, 1.06), translate=0.03, brightness=0.08, contrast=0.12, saturation=0.16, grey=0.04
+        ),
+        optim=OptimConfig(lr=1e-3, weight_decay=0.2, warmup=60, ema=0.99),
+        train=TrainConfig(steps=300, batch_size=128, precision="bf16", workers=1, log_every=20, eval_every=150),
+    )
