@@ -107,5 +107,5 @@ def experts() -> ExpertsRecipe:
             rotate=6, scale=(0.92, 1.06), translate=0.03, brightness=0.08, contrast=0.12, saturation=0.16, grey=0.04
         ),
         optim=OptimConfig(lr=1e-3, weight_decay=0.2, warmup=60, ema=0.99),
-        train=TrainConfig(steps=300, batch_size=128, precision="bf16", workers=1, log_every=20, eval_every=150),
+        train=TrainConfig(steps=600, batch_size=128, precision="bf16", workers=1, log_every=20, eval_every=300),
     )
