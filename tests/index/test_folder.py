@@ -242,3 +242,40 @@ def test_batches_hold_every_picture_once_and_are_bounded(sizes: list[int], batch
             assert sum(p.width * p.height for p in opened[:-1]) < pixels
             seen += [*good, *(i for i, _ in bad)]
         assert sorted(seen) == list(range(len(sizes)))
+
+
+class Ear:
+    """Embeds a recording by the octave of its loudest frequency."""
+
+    id = "ear"
+    modalities = ("audio",)
+    config = ModelStamp("ear", 4, "0")
+
+    def embed(self, modality: str, inputs: list) -> np.ndarray:
+        assert modality == "audio"
+        out = np.zeros((len(inputs), 4), np.float32)
+        for row, wave in zip(out, inputs, strict=True):
+            loudest = np.abs(np.fft.rfft(wave.samples)).argmax() * wave.rate / len(wave.samples)
+            row[int(np.clip(np.log2(loudest / 200), 0, 3))] = 1
+        return out
+
+
+def test_a_folder_of_recordings(tmp_path: Path) -> None:
+    soundfile = pytest.importorskip("soundfile")
+    time = np.arange(4000) / 8000
+    for frequency in (250, 500, 1000, 2000):
+        soundfile.write(tmp_path / f"{frequency}.wav", 0.1 * np.sin(2 * np.pi * frequency * time), 8000)
+    (tmp_path / "torn.wav").write_bytes(b"RIFF")
+    index = FolderIndex(tmp_path, Ear(), "audio", made_by=Ear.config)
+    update = index.update()
+    assert str(update) == "4 recordings (5 new, 0 changed, 0 gone), 1 unreadable"
+    query = Ear().embed("audio", [embedding.open_file(tmp_path / "1000.wav", "audio")])[0]
+    hit = index.search(query, 2)[0]
+    assert hit.path == str(tmp_path / "1000.wav") and hit.score == pytest.approx(1) and hit.picture is None
+    assert embedding.modality_of(tmp_path, ("image", "audio")) == "audio", "there is no picture"
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    assert embedding.modality_of(tmp_path, ("image", "audio")) == "image"
+    assert embedding.modality_of(tmp_path, ("text", "audio")) == "audio"
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="There is no recording in"):
+        FolderIndex(tmp_path / "empty", Ear(), "audio", made_by=Ear.config).update()

@@ -1,4 +1,4 @@
-"""``intermodal embed``: turns pictures and texts into vectors."""
+"""``intermodal embed``: turns pictures, recordings and texts into vectors."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments(OnDevice):
-    """Embed pictures (files, or folders of them) and texts (anything else), in the order given.
+    """Embed pictures and recordings (files, or folders of them) and texts (anything else), in the order given.
 
     Attributes:
         model: a run, a checkpoint, a published folder or a hub id.
@@ -52,7 +52,7 @@ def run(argv: Sequence[str]) -> int:
         raise UsageError(f"{arguments.output} should end in .npy or .jsonl.")
     with progress() as report:
         session = open_session(arguments.model, arguments.device, report)
-        items = spread(arguments.inputs)
+        items = spread(arguments.inputs, session.modalities)
         vectors = embed(session, items, report)
     if arguments.output is None:
         sys.stdout.writelines(_lines(items, vectors))
@@ -72,15 +72,16 @@ def run(argv: Sequence[str]) -> int:
     return 0
 
 
-def spread(inputs: Sequence[str]) -> list[str | Path]:
-    """Return each input as a picture's path or a text; a folder becomes its pictures.
+def spread(inputs: Sequence[str], modalities: Sequence[str]) -> list[str | Path]:
+    """Return each input as a file's path or a text.
+
+    A folder becomes its pictures, or its recordings where it has none and the model embeds ``audio``.
 
     Raises:
-        DataError: for a folder without pictures, and for the name of a picture that is not there.
+        DataError: for a folder without them, and for the name of a picture or recording that is not there.
     """
     from intermodal.core.errors import DataError
-    from intermodal.data.images import SUFFIXES
-    from intermodal.index.embedding import find_pictures
+    from intermodal.index.embedding import FILES, find_files, modality_of
 
     items: list[str | Path] = []
     for word in inputs:
@@ -90,11 +91,11 @@ def spread(inputs: Sequence[str]) -> list[str | Path]:
         except OSError:  # a text too long for a file name
             is_folder = is_file = False
         if is_folder:
-            items += find_pictures(path)
+            items += find_files(path, modality_of(path, modalities))
         elif is_file:
             items.append(path)
-        elif path.suffix.lower() in SUFFIXES:
-            raise DataError(f"There is no picture {word}.")
+        elif missing := [what for what, suffixes in FILES.values() if path.suffix.lower() in suffixes]:
+            raise DataError(f"There is no {missing[0]} {word}.")
         else:
             items.append(word)
     return items
@@ -104,24 +105,30 @@ def embed(session: Session, items: Sequence[str | Path], report: Report) -> np.n
     """Return float32 ``(len(items), D)``: all inputs in their order, each modality in batches.
 
     Raises:
-        DataError: for the first picture that cannot be read.
+        DataError: for the first file that cannot be read.
     """
     import numpy as np
 
     from intermodal.core.errors import DataError
-    from intermodal.data.images import open_image
-    from intermodal.index.embedding import BATCH, embed_pictures, embeds
+    from intermodal.index.embedding import BATCH, FILES, embed_files, embeds, open_file
 
     out = np.zeros((len(items), session.stamp.dim), np.float32)
-    pictures = [i for i, item in enumerate(items) if isinstance(item, Path)]
+    files: dict[str, list[int]] = {modality: [] for modality in FILES}
+    for i, item in enumerate(items):
+        if isinstance(item, Path):
+            files["audio" if item.suffix.lower() in FILES["audio"][1] else "image"].append(i)
     texts = [i for i, item in enumerate(items) if isinstance(item, str)]
     what, done = f"embedding {len(items)} inputs", 0
     report(what, 0.0)
-    if pictures:
-        model = embeds(session.model, "image", "To embed a picture")
-        for rows, vectors, bad in embed_pictures(
-            model, pictures, lambda i: open_image(items[i]), lambda i: str(items[i])
-        ):
+    for modality, numbers in files.items():
+        if not numbers:
+            continue
+        model = embeds(session.model, modality, f"To embed a {FILES[modality][0]}")
+
+        def read(i: int, modality: str = modality) -> Any:
+            return open_file(Path(items[i]), modality)
+
+        for rows, vectors, bad in embed_files(model, numbers, read, lambda i: str(items[i]), modality):
             if bad:
                 raise DataError(bad[0][1].reason)
             out[rows] = vectors

@@ -1,4 +1,4 @@
-"""``intermodal search``: finds pictures, or sentences, by a text or by a picture."""
+"""``intermodal search``: finds pictures, recordings or sentences by a text, a picture or a sound."""
 
 from __future__ import annotations
 
@@ -24,13 +24,15 @@ from intermodal.cli.common import (
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments(OnDevice):
-    """Find pictures in a folder, sentences in a text, or either among the held-out ones of the model's own data.
+    """Find pictures or recordings in a folder, sentences in a text, or either among the held-out ones of the model's data.
 
     Attributes:
         model: a run, a checkpoint, a published folder or a hub id.
         query: what to look for, in words.
         image: look for what is like this picture instead.
-        folder: the folder of pictures, or the file or folder of text, to search; its index is made or refreshed first.
+        sound: look for what is like this recording instead.
+        folder: the folder of pictures (or of recordings, where it has no picture), or the file or folder of text, to
+            search; its index is made or refreshed first.
         k: how many hits to bring.
         index: where the index lives; .intermodal-index in the folder, or beside the file, by default.
         rebuild: replace an index that another model made.
@@ -40,6 +42,7 @@ class Arguments(OnDevice):
     model: Model
     query: tyro.conf.Positional[Annotated[str | None, tyro.conf.arg(metavar="[QUERY]")]] = None
     image: OptionalPath = None
+    sound: OptionalPath = None
     folder: Annotated[Path | None, tyro.conf.arg(name="in", metavar="FOLDER|FILE")] = None
     k: Annotated[int, tyro.conf.arg(aliases=["-k"])] = 10
     index: OptionalPath = None
@@ -52,10 +55,12 @@ def run(argv: Sequence[str]) -> int:
     arguments = parse(Arguments, argv, "search")
     with progress() as report:
         session = open_session(arguments.model, arguments.device, report)
+        from intermodal.data.audio import read_audio
         from intermodal.data.images import open_image
 
         image = None if arguments.image is None else open_image(arguments.image)
-        vector = session.query(arguments.query, image)
+        sound = None if arguments.sound is None else read_audio(arguments.sound)
+        vector = session.query(arguments.query, image, sound)
         found: Any
         if arguments.folder is None:
             found, unreadable = session.held_out(report), []
@@ -68,6 +73,6 @@ def run(argv: Sequence[str]) -> int:
         print_json([{"path": hit.path, "score": hit.score, "caption": hit.caption} for hit in hits])
         return 0
     for hit in hits:
-        said = hit.path if hit.picture is not None else f"{hit.caption}  ({hit.path})"
+        said = f"{hit.caption}  ({hit.path})" if hit.caption and hit.picture is None else hit.path
         output().print(f"{hit.score:6.3f}  {said}", markup=False)
     return 0

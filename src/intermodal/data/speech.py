@@ -14,6 +14,7 @@ from intermodal.core.errors import ConfigError, DataError
 from intermodal.core.fields import Field
 from intermodal.data.audio import Waveform, audio_info, read_audio, resample
 from intermodal.data.catalog import find
+from intermodal.data.channel import ChannelConfig, through
 from intermodal.data.layouts import read_text, scan
 from intermodal.data.source import Sample, Source, SourceConfig
 from intermodal.data.speech_layouts import ACCEPTED, SPEAKER_COLUMNS, TRANSCRIPT_COLUMNS, Recording, list_recordings
@@ -23,6 +24,7 @@ from intermodal.data.transcripts import AUDIO, TRANSCRIPT
 
 KNOWN = ("an4", "fsdd")
 """Sets of the catalogue that are speech."""
+SAME_CHANNEL = ChannelConfig()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +41,7 @@ class SpeechSource(SourceConfig):
         validation_share: of the training speakers, held out where the data has no validation split; 0 for none.
         speeds: speed perturbation: in training, a recording is played at one of these speeds, drawn for each (Ko et al.
             2015); pitch changes with it.
+        channel: in training, a recording is heard through another microphone and with noise; nothing by default.
         left_out: one speaker, whose recordings are the test; all others are trained on (or held out), whatever the data
             states.
         most_seconds: longer recordings are left out of training.
@@ -47,6 +50,7 @@ class SpeechSource(SourceConfig):
     path: Path
     validation_share: float = 0.1
     speeds: tuple[float, ...] = (1.0,)
+    channel: ChannelConfig = SAME_CHANNEL
     left_out: str | None = None
     most_seconds: float = 30.0
 
@@ -179,6 +183,7 @@ class Recordings(Source):
     def __init__(self, name: str, listing: _Listing, rows: Sequence[int], config: SpeechSource, split: str) -> None:
         self.name, self.listing, self.rows, self.config = name, listing, list(rows), config
         self.speeds = config.speeds if split == "train" else (1.0,)
+        self.channel = config.channel if split == "train" else SAME_CHANNEL
         self.fields = {
             "audio": AUDIO,
             "text": TRANSCRIPT,
@@ -189,12 +194,14 @@ class Recordings(Source):
         return len(self.rows)
 
     def sample(self, index: int, rng: np.random.Generator | None = None) -> Sample:
-        """Return one recording, decoded at its own rate, with its transcript; with ``rng`` at one of the speeds."""
+        """Return one recording, decoded at its own rate, with its transcript; with ``rng`` at a speed and through a channel."""
         row = self.rows[index]
         wave = read_audio(self.listing.audio(row), name=self.sample_name(index))
         if rng is not None and self.speeds != (1.0,):
             speed = self.speeds[int(rng.integers(len(self.speeds)))]
             wave = Waveform(resample(wave.samples, wave.rate * speed, wave.rate), wave.rate, wave.name)
+        if rng is not None and self.channel.changes:
+            wave = Waveform(through(wave.samples, wave.rate, self.channel, rng), wave.rate, wave.name)
         text = self.listing.text(row)
         if not clean_texts(text):
             raise DataError(f"{self.sample_name(index)} has no transcript.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,15 +17,21 @@ from PIL import Image
 from intermodal.core.capabilities import Classifies, Embeds, Generates, Reconstructs, capabilities_of
 from intermodal.core.errors import ConfigError, DataError
 from intermodal.core.registry import cards
-from intermodal.data.images import SUFFIXES
+from intermodal.data.audio import SUFFIXES as SOUNDS
+from intermodal.data.audio import Waveform, read_audio
+from intermodal.data.images import SUFFIXES, open_image
 from intermodal.data.source import Unreadable
 from intermodal.methods.base import Method
 
 BATCH = 64
 PIXELS = 32_000_000
-"""A batch ends when its decoded pictures hold this many pixels: large photographs do not fill the memory."""
+"""A batch ends when its decoded pictures hold this many pixels, or its recordings this many samples: large photographs and
+long recordings do not fill the memory."""
+FILES = {"image": ("picture", SUFFIXES), "audio": ("recording", SOUNDS)}
+"""What is embedded of files: what a person calls one, and how their names end."""
 
 Item = TypeVar("Item")
+Raw = TypeVar("Raw", bound=Image.Image | Waveform)
 
 
 def offering(model: object, capability: str, need: str) -> Any:
@@ -74,8 +80,8 @@ def embeds(model: object, modality: str, need: str) -> Embeds:
     return found
 
 
-def embed_one(model: Embeds, modality: str, value: str | Image.Image) -> np.ndarray:
-    """Return the unit vector ``(D,)`` of one text or picture."""
+def embed_one(model: Embeds, modality: str, value: str | Image.Image | Waveform) -> np.ndarray:
+    """Return the unit vector ``(D,)`` of one text, picture or recording."""
     return model.embed(modality, [value])[0]
 
 
@@ -136,36 +142,71 @@ def find_pictures(folder: Path) -> list[Path]:
     Raises:
         DataError: if there is no such folder or no picture in it.
     """
+    return find_files(folder, "image")
+
+
+def find_files(folder: Path, modality: str) -> list[Path]:
+    """Return the files of a modality of :data:`FILES` under ``folder``, sorted; hidden files and folders are left out.
+
+    Raises:
+        DataError: if there is no such folder or no such file in it.
+    """
+    what, suffixes = FILES[modality]
     if not folder.is_dir():
-        what = "is a file, not a folder" if folder.exists() else "does not exist"
-        raise DataError(f"The folder of pictures {folder} {what}.")
+        wrong = "is a file, not a folder" if folder.exists() else "does not exist"
+        raise DataError(f"The folder of {what}s {folder} {wrong}.")
     found = sorted(
         path
         for path in folder.rglob("*")
-        if path.suffix.lower() in SUFFIXES
+        if path.suffix.lower() in suffixes
         and not any(part.startswith(".") for part in path.relative_to(folder).parts)
         and path.is_file()
     )
     if not found:
-        raise DataError(f"There is no picture in {folder} ({', '.join(sorted(SUFFIXES))}).")
+        raise DataError(f"There is no {what} in {folder} ({', '.join(sorted(suffixes))}).")
     return found
 
 
+def modality_of(folder: Path, modalities: Sequence[str]) -> str:
+    """Return what a folder holds for a model that embeds ``modalities``: pictures, or recordings where it has none.
+
+    A model that embeds neither is told so later, when it is asked to embed pictures.
+    """
+    for modality in FILES:
+        if modality in modalities:
+            try:
+                find_files(folder, modality)
+            except DataError:
+                continue
+            return modality
+    return next((modality for modality in FILES if modality in modalities), "image")
+
+
+def open_file(path: Path, modality: str) -> Image.Image | Waveform:
+    """Read a picture or a recording.
+
+    Raises:
+        DataError: if the file is none, or is damaged.
+        MissingExtraError: for a recording, without soundfile.
+    """
+    return open_image(path) if modality == "image" else read_audio(path)
+
+
 def in_batches(
-    items: Iterable[Item], read: Callable[[Item], Image.Image], name: Callable[[Item], str]
-) -> Iterator[tuple[list[Item], list[Image.Image], list[tuple[Item, Unreadable]]]]:
-    """Read pictures in batches of bounded memory.
+    items: Iterable[Item], read: Callable[[Item], Raw], name: Callable[[Item], str]
+) -> Iterator[tuple[list[Item], list[Raw], list[tuple[Item, Unreadable]]]]:
+    """Read pictures or recordings in batches of bounded memory.
 
     Args:
-        items: whatever stands for a picture.
-        read: opens the picture of an item; a DataError of it makes the item unreadable.
+        items: whatever stands for one.
+        read: opens that of an item; a DataError of it makes the item unreadable.
         name: what a person calls an item.
 
     Yields:
-        The readable items of a batch, their pictures, and the unreadable ones.
+        The readable items of a batch, their pictures or recordings, and the unreadable ones.
     """
     readable: list[Item] = []
-    pictures: list[Image.Image] = []
+    pictures: list[Raw] = []
     unreadable: list[tuple[Item, Unreadable]] = []
     pixels = 0
     for item in items:
@@ -176,7 +217,7 @@ def in_batches(
         else:
             readable.append(item)
             pictures.append(picture)
-            pixels += picture.width * picture.height
+            pixels += len(picture.samples) if isinstance(picture, Waveform) else picture.width * picture.height
         if len(readable) + len(unreadable) >= BATCH or pixels >= PIXELS:
             yield readable, pictures, unreadable
             readable, pictures, unreadable, pixels = [], [], [], 0
@@ -184,12 +225,13 @@ def in_batches(
         yield readable, pictures, unreadable
 
 
-def embed_pictures(
+def embed_files(
     model: Embeds,
     items: Iterable[Item],
-    read: Callable[[Item], Image.Image],
+    read: Callable[[Item], Image.Image | Waveform],
     name: Callable[[Item], str],
+    modality: str = "image",
 ) -> Iterator[tuple[list[Item], np.ndarray, list[tuple[Item, Unreadable]]]]:
-    """Read and embed pictures: as :func:`in_batches`, with unit vectors ``(n, D)`` in place of pictures."""
-    for readable, pictures, unreadable in in_batches(items, read, name):
-        yield readable, model.embed("image", pictures), unreadable
+    """Read and embed pictures or recordings: as :func:`in_batches`, with unit vectors ``(n, D)`` in their place."""
+    for readable, raw, unreadable in in_batches(items, read, name):
+        yield readable, model.embed(modality, raw), unreadable

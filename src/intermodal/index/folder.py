@@ -1,4 +1,4 @@
-"""An index of the pictures in a folder, kept in LanceDB inside the folder, updated incrementally.
+"""An index of the pictures, or of the recordings, in a folder, kept in LanceDB inside the folder, updated incrementally.
 
 A row is a file: its relative path, its modification time and size, its unit vector, or why it is unreadable.
 Each batch is one commit of LanceDB, so an update that is killed at any moment leaves every earlier batch, and
@@ -21,11 +21,11 @@ from intermodal.core.progress import Progress, silent
 from intermodal.data.images import open_image
 from intermodal.data.source import Unreadable
 from intermodal.index.database import HIDDEN, explained, open_table, schema
-from intermodal.index.embedding import ModelStamp, embed_pictures, embeds, find_pictures, stamp
+from intermodal.index.embedding import FILES, ModelStamp, embed_files, embeds, find_files, open_file, stamp
 from intermodal.index.hits import Hit, check_query
 from intermodal.methods.base import Method
 
-TABLE = "pictures"
+TABLES = {"image": "pictures", "audio": "recordings"}
 READABLE = "error IS NULL"
 _FIELDS = [
     pa.field("path", pa.string(), nullable=False),
@@ -72,8 +72,9 @@ class FolderIndex:
     """The index of one folder for one model.
 
     Args:
-        folder: of pictures, in any depth.
-        model: embeds pictures.
+        folder: of pictures or recordings, in any depth.
+        model: embeds them.
+        modality: ``image`` or ``audio``, which of the two.
         path: where the index lives; ``FOLDER/.intermodal-index`` by default.
         rebuild: replace an index that another model made.
         made_by: the model's stamp, where it is known already.
@@ -87,20 +88,22 @@ class FolderIndex:
         self,
         folder: str | Path,
         model: Method,
+        modality: str = "image",
         *,
         path: str | Path | None = None,
         rebuild: bool = False,
         made_by: ModelStamp | None = None,
     ) -> None:
         self.folder = Path(folder)
+        self.modality, self.what = modality, f"{FILES[modality][0]}s"
         if not self.folder.is_dir():
-            raise DataError(f"The folder of pictures {self.folder} does not exist.")
+            raise DataError(f"The folder of {self.what} {self.folder} does not exist.")
         self.name = str(self.folder)
         self.path = Path(path) if path is not None else self.folder / HIDDEN
-        self.model = embeds(model, "image", "An index of pictures")
+        self.model = embeds(model, modality, f"An index of {self.what}")
         self.stamp = made_by or stamp(model)
         with explained(self.path):
-            self._table = open_table(self.path, TABLE, self.stamp, _FIELDS, rebuild=rebuild)
+            self._table = open_table(self.path, TABLES[modality], self.stamp, _FIELDS, rebuild=rebuild)
 
     def __len__(self) -> int:
         return self._table.count_rows(READABLE)
@@ -108,10 +111,10 @@ class FolderIndex:
     def update(self, progress: Progress = silent) -> Update:
         """Bring the index up to date with the folder; batches are kept even if this is killed.
 
-        An unreadable picture is reported, remembered, and tried again only when its file changes.
+        An unreadable file is reported, remembered, and tried again only when its file changes.
 
         Raises:
-            DataError: if the folder holds no picture.
+            DataError: if the folder holds no such file.
             IntermodalError: if the disk is full or the index's folder may not be written.
         """
         progress("looking at the folder", 0.0)
@@ -126,12 +129,12 @@ class FolderIndex:
                 self._table.optimize(cleanup_older_than=timedelta(minutes=10))
             changed = sum(path in known for path in todo)
             remembered = len(bad & found.keys() - set(todo))
-            return Update(len(todo) - changed, changed, len(gone), unreadable, len(self), remembered)
+            return Update(len(todo) - changed, changed, len(gone), unreadable, len(self), remembered, self.what)
 
     def _scan(self) -> tuple[dict[str, State], list[Unreadable]]:
-        """Return the state of each picture by relative path, and those whose names no database can hold."""
+        """Return the state of each file by relative path, and those whose names no database can hold."""
         found, nameless = {}, []
-        for file in find_pictures(self.folder):
+        for file in find_files(self.folder, self.modality):
             name = file.relative_to(self.folder).as_posix()
             try:
                 name.encode()
@@ -159,15 +162,19 @@ class FolderIndex:
         unreadable: list[Unreadable] = []
         done = 0
         if todo:
-            progress(f"indexing {len(todo)} pictures", 0.0)
-        for paths, vectors, failed in embed_pictures(self.model, todo, lambda p: open_image(self.folder / p), str):
+            progress(f"indexing {len(todo)} {self.what}", 0.0)
+
+        def read(path: str) -> Any:
+            return open_file(self.folder / path, self.modality)
+
+        for paths, vectors, failed in embed_files(self.model, todo, read, str, self.modality):
             rows: list[tuple[str, str | None, Any]] = [(p, None, v) for p, v in zip(paths, vectors, strict=True)]
             nothing = np.zeros(self.stamp.dim, np.float32)
             rows += [(path, problem.reason, nothing) for path, problem in failed]
             self._commit(rows, found)
             unreadable += [problem for _, problem in failed]
             done += len(rows)
-            progress(f"indexing {len(todo)} pictures", done / len(todo))
+            progress(f"indexing {len(todo)} {self.what}", done / len(todo))
         return unreadable
 
     def _commit(self, rows: list[tuple[str, str | None, Any]], found: dict[str, State]) -> None:
@@ -185,7 +192,7 @@ class FolderIndex:
         self._table.merge_insert("path").when_matched_update_all().when_not_matched_insert_all().execute(batch)
 
     def search(self, vector: np.ndarray, k: int) -> list[Hit]:
-        """Return the ``k`` closest pictures; see :meth:`intermodal.index.hits.SearchIndex.search`."""
+        """Return the ``k`` closest files; see :meth:`intermodal.index.hits.SearchIndex.search`."""
         check_query(vector, k, self.stamp.dim)
         with explained(self.path):
             query = self._table.search(vector.astype(np.float32), vector_column_name="vector")
@@ -194,4 +201,5 @@ class FolderIndex:
 
     def _hit(self, path: str, distance: float) -> Hit:
         file = self.folder / path
-        return Hit(str(file), 1.0 - distance, picture=lambda: open_image(file))
+        picture = (lambda: open_image(file)) if self.modality == "image" else None
+        return Hit(str(file), 1.0 - distance, picture=picture)

@@ -17,7 +17,7 @@ from intermodal.core.progress import Progress, silent
 from intermodal.data.catalog import cache_folder
 from intermodal.data.emoji import EmojiSource, emoji_table
 from intermodal.data.source import Source, SourceConfig
-from intermodal.index.embedding import BATCH, ModelStamp, embed_pictures, offering
+from intermodal.index.embedding import BATCH, ModelStamp, embed_files, offering
 from intermodal.index.hits import MemoryIndex
 from intermodal.methods.base import Method
 
@@ -65,9 +65,7 @@ def held_out(model: Method, source: SourceConfig, made_by: ModelStamp, progress:
         rows, parts = [], [np.zeros((0, made_by.dim), np.float32)]
         what = f"embedding {len(pictures)} held-out pictures"
         progress(what, 0.0)
-        read = embed_pictures(
-            embedder, range(len(pictures)), lambda i: pictures.sample(i)["image"], pictures.sample_name
-        )
+        read = embed_files(embedder, range(len(pictures)), lambda i: pictures.sample(i)["image"], pictures.sample_name)
         done = 0
         for readable, batch, unreadable in read:
             rows += readable

@@ -12,10 +12,11 @@ from intermodal.core.capabilities import Embeds, capabilities_of
 from intermodal.core.errors import CheckpointError, DataError
 from intermodal.core.progress import Progress, silent
 from intermodal.core.registry import MethodCard, card
+from intermodal.data.audio import Waveform
 from intermodal.data.named import is_text
 from intermodal.data.tokens import Tokenizer
 from intermodal.hub.load import load
-from intermodal.index.embedding import ModelStamp, embed_one, embeds, stamp
+from intermodal.index.embedding import FILES, ModelStamp, embed_one, embeds, modality_of, stamp
 from intermodal.index.folder import FolderIndex, Update
 from intermodal.index.held_out import held_out, source_of
 from intermodal.index.hits import MemoryIndex
@@ -106,28 +107,42 @@ class Session:
         index: str | Path | None = None,
         rebuild: bool = False,
     ) -> tuple[FolderIndex | TextIndex, Update]:
-        """Return the index of a folder of pictures, or of a file or folder of text, up to date, and what that took."""
+        """Return the index of a folder of pictures or recordings, or of a file or folder of text, up to date.
+
+        A folder that holds pictures is one of pictures, else one of recordings.
+
+        Returns:
+            the index, and what bringing it up to date took.
+        """
         found: FolderIndex | TextIndex
         if is_text(Path(folder)):
             found = TextIndex(folder, self.model, index=index, rebuild=rebuild, made_by=self._stamped("text"))
         else:
-            found = FolderIndex(folder, self.model, path=index, rebuild=rebuild, made_by=self._stamped("image"))
+            modality = modality_of(Path(folder), self.modalities)
+            made_by = self._stamped(modality)
+            found = FolderIndex(folder, self.model, modality, path=index, rebuild=rebuild, made_by=made_by)
         return found, found.update(progress)
 
     def _stamped(self, modality: str) -> ModelStamp:
-        embeds(self.model, modality, "An index of pictures" if modality == "image" else "An index of text")
+        embeds(self.model, modality, "An index of text" if modality == "text" else f"An index of {FILES[modality][0]}s")
         return self.stamp
 
-    def query(self, text: str | None = None, image: Image.Image | None = None) -> np.ndarray:
-        """Return the unit vector of what is searched for: a text or a picture, one of the two.
+    def query(
+        self, text: str | None = None, image: Image.Image | None = None, sound: Waveform | None = None
+    ) -> np.ndarray:
+        """Return the unit vector of what is searched for: a text, a picture or a recording, one of the three.
 
         Raises:
-            DataError: if both are given or neither is.
+            DataError: if several are given or none is.
             ConfigError: if the model does not embed it.
         """
         text = (text or "").strip() or None
-        if (text is None) == (image is None):
-            raise DataError("A search takes a text or a picture, one of the two.")
+        if sum(given is not None for given in (text, image, sound)) != 1:
+            hears = "audio" in self.modalities
+            what = "a text, a picture or a recording, one of the three" if hears else "a text or a picture, one of the two"
+            raise DataError(f"A search takes {what}.")
+        if sound is not None:
+            return embed_one(embeds(self.model, "audio", "A search by sound"), "audio", sound)
         if image is not None:
             return embed_one(embeds(self.model, "image", "A search by picture"), "image", image)
         assert text is not None

@@ -65,6 +65,9 @@ class TrainConfig(Config):
         eval_every: steps between evaluations on the validation split; 0 for none before the end.
         checkpoint_every: steps between checkpoints.
         keep: how many checkpoints stay.
+
+    Raises:
+        ConfigError: if a number is below its smallest value.
     """
 
     steps: int = 1000
@@ -79,6 +82,17 @@ class TrainConfig(Config):
     eval_every: int = 0
     checkpoint_every: int = 500
     keep: int = 2
+
+    def __post_init__(self) -> None:
+        for name, least in (
+            ("steps", 0),
+            ("batch_size", 1),
+            ("log_every", 1),
+            ("eval_every", 0),
+            ("checkpoint_every", 1),
+        ):
+            if getattr(self, name) < least:
+                raise ConfigError(f"train.{name} is at least {least}, found {getattr(self, name)}.")
 
 
 @dataclass(frozen=True, kw_only=True)

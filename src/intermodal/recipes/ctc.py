@@ -87,17 +87,25 @@ def ctc() -> CTCRecipe:
 
 
 def ctc_cnn() -> CTCRecipe:
-    """The same with a time-delay network: dilated convolutions that mix all channels. ``intermodal train ctc-cnn``."""
+    """The same with a time-delay network: dilated convolutions that mix all channels; 10.0 % greedily, 7.5 % with a 3-gram.
+
+    ``intermodal train ctc-cnn``, 12 CPU minutes.
+    """
     encoder = CNNEncoderConfig(
         width=256, depth=6, kernel=5, separable=False, dilations=(1, 2), front="maps", maps=32, dropout=0.2
     )
-    return _an4("ctc-cnn", CTCConfig(features=HEARD, encoder=encoder, augment=HIDDEN), lr=2e-3, steps=6_000)
+    recipe = _an4("ctc-cnn", CTCConfig(features=HEARD, encoder=encoder, augment=HIDDEN), lr=2e-3, steps=6_000)
+    return recipe.replace(expect=reaches("wer", 0.075, 0.125, AN4_WORDS, 19.3))
 
 
 def ctc_lstm() -> CTCRecipe:
-    """The same with three bidirectional LSTMs, Graves's own choice. ``intermodal train ctc-lstm``."""
+    """The same with three bidirectional LSTMs, Graves's own choice: 7.4 % greedily, 4.7 % with a 3-gram.
+
+    ``intermodal train ctc-lstm``, 18 CPU minutes.
+    """
     encoder = LSTMEncoderConfig(width=320, depth=3, front="maps", maps=32, dropout=0.2)
-    return _an4("ctc-lstm", CTCConfig(features=HEARD, encoder=encoder, augment=HIDDEN), lr=2e-3, steps=8_000)
+    recipe = _an4("ctc-lstm", CTCConfig(features=HEARD, encoder=encoder, augment=HIDDEN), lr=2e-3, steps=8_000)
+    return recipe.replace(expect=reaches("wer", 0.05, 0.1, AN4_WORDS, 34.2))
 
 
 def ctc_conformer() -> CTCRecipe:

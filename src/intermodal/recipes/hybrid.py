@@ -24,11 +24,11 @@ from intermodal.methods.speech.hybrid import Hybrid, NetworkConfig
 from intermodal.nn.speech_encoders import CNNEncoderConfig, LSTMEncoderConfig, SpeechEncoderConfig
 from intermodal.nn.speech_features import FeatureConfig, SpecAugmentConfig
 from intermodal.nn.spliced import SplicedEncoderConfig
-from intermodal.recipes.base import OptimConfig, TrainConfig
+from intermodal.recipes.base import Expect, OptimConfig, TrainConfig
 from intermodal.recipes.hmm import HmmRecipe
 from intermodal.recipes.hmm import hmm as hmm_recipe
 from intermodal.recipes.hmm import hmm_digits as hmm_digits_recipe
-from intermodal.recipes.speech import AN4, FSDD, SpeechRecipe
+from intermodal.recipes.speech import AN4, AN4_WORDS, FSDD, SpeechRecipe, reaches
 
 FIRST = Path("runs/hmm")
 SPEEDS = (0.9, 1.0, 1.1)
@@ -125,10 +125,17 @@ HIDDEN = SpecAugmentConfig(time_masks=2, time_width=20, time_share=0.1, frequenc
 
 
 def _an4(
-    name: str, encoder: SpeechEncoderConfig, *, steps: int, batch_size: int = 16, lr: float = 2e-3
+    name: str,
+    encoder: SpeechEncoderConfig,
+    expect: tuple[Expect, ...],
+    *,
+    steps: int,
+    batch_size: int = 16,
+    lr: float = 2e-3,
 ) -> HybridRecipe:
     return HybridRecipe(
         name=name,
+        expect=expect,
         source=AN4.replace(speeds=SPEEDS),
         first=hmm_recipe(),
         model=NetworkConfig(features=HEARD, encoder=encoder, augment=HIDDEN),
@@ -147,7 +154,7 @@ def _an4(
 def hybrid_dnn() -> HybridRecipe:
     """A deep network over 21 spliced frames, on the states of the recipe hmm. ``intermodal train hybrid-dnn --hmm RUN``."""
     encoder = SplicedEncoderConfig(width=512, depth=4, context=10, dropout=0.1)
-    return _an4("hybrid-dnn", encoder, steps=3600, batch_size=8)
+    return _an4("hybrid-dnn", encoder, reaches("wer", 0.11, 0.19, AN4_WORDS, 7.0), steps=3600, batch_size=8)
 
 
 def hybrid_tdnn() -> HybridRecipe:
@@ -155,13 +162,13 @@ def hybrid_tdnn() -> HybridRecipe:
     encoder = CNNEncoderConfig(
         width=320, subsampling=2, depth=6, kernel=3, dilations=(1, 1, 2, 2, 3, 4), separable=False, dropout=0.2
     )
-    return _an4("hybrid-tdnn", encoder, steps=2400)
+    return _an4("hybrid-tdnn", encoder, reaches("wer", 0.045, 0.09, AN4_WORDS, 6.6), steps=2400)
 
 
 def hybrid_lstm() -> HybridRecipe:
     """Two bidirectional LSTMs, on the same states. ``intermodal train hybrid-lstm --hmm RUN``."""
     encoder = LSTMEncoderConfig(width=320, subsampling=2, depth=2, dropout=0.3)
-    return _an4("hybrid-lstm", encoder, steps=2400)
+    return _an4("hybrid-lstm", encoder, reaches("wer", 0.045, 0.09, AN4_WORDS, 6.6), steps=2400)
 
 
 def hybrid() -> HybridRecipe:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -123,3 +124,30 @@ def test_a_spoken_word_without_a_picture_is_named():
         source.replace(words=source.words[:-1]).open("train")
     with pytest.raises(DataError, match="no other data"):
         binding_sound().on(EmojiSource())
+
+
+def test_sounds_are_embedded_and_found_from_the_command_line(model, tmp_path, capsys):
+    import json
+
+    from intermodal.cli.main import main
+
+    soundfile = pytest.importorskip("soundfile")
+    model.save(tmp_path / "model")
+    (tmp_path / "sounds").mkdir()
+    for number, wave in enumerate(waves(3000, 5000, 4000)):
+        soundfile.write(tmp_path / "sounds" / f"{number}.wav", wave.samples, wave.rate, subtype="FLOAT")
+    assert main(["embed", str(tmp_path / "model"), str(tmp_path / "sounds"), "a text"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [Path(line["path"]).name for line in lines[:3]] == ["0.wav", "1.wav", "2.wav"] and lines[3][
+        "text"
+    ] == "a text"
+    np.testing.assert_allclose(lines[1]["vector"], model.embed("audio", waves(3000, 5000, 4000))[1], atol=1e-5)
+    found = ["search", str(tmp_path / "model"), "--in", str(tmp_path / "sounds"), "--json", "-k", "2"]
+    assert main([*found, "--sound", str(tmp_path / "sounds" / "2.wav")]) == 0
+    hits = json.loads(capsys.readouterr().out)
+    assert Path(hits[0]["path"]).name == "2.wav" and hits[0]["score"] == pytest.approx(1, abs=1e-5)
+    assert main([*found, "a text"]) == 0
+    assert len(json.loads(capsys.readouterr().out)) == 2
+    assert main(["embed", str(tmp_path / "model"), "gone.wav"]) == 2
+    assert "There is no recording gone.wav" in capsys.readouterr().err
+    assert main([*found, "a text", "--sound", "0.wav"]) == 2
