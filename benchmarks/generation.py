@@ -1,8 +1,7 @@
 """Greedy decoding of GPT-2 small and of a Llama of similar size, beside transformers' generate: same weights, same tokens.
 
 A step of one sequence reads every weight once: 124 million of GPT-2 small are 0.5 GB a token in single precision, so
-that the speed
-of memory bounds both. The row in half precision reads half as much; its tokens may differ.
+that the speed of memory bounds both. The row in half precision reads half as much; its tokens may differ.
 """
 
 from __future__ import annotations

@@ -1,13 +1,11 @@
 """The methods of the library, found by import path.
 
 A method is one file in ``intermodal/methods/<field>/`` that holds a :class:`MethodCard` under the name ``CARD``,
-written
-with literals only. A part that several methods go on from, and that is trained, saved and loaded like one without
-being a method
-of multimodal learning (a language decoder), has its card under the name ``PART``: it can be used by its id but is not
-listed. Listing the methods reads the cards without importing the files (and so without importing torch);
-using one imports its file. Another package adds methods with an entry point in the group ``intermodal.methods`` whose
-value is the import path of such a file.
+written with literals only. A part that several methods go on from, and that is trained, saved and loaded like one
+without being a method of multimodal learning (a language decoder), has its card under the name ``PART``: it can be used
+by its id but is not listed. Listing the methods reads the cards without importing the files (and so without importing
+torch); using one imports its file. Another package adds methods with an entry point in the group ``intermodal.methods``
+whose value is the import path of such a file.
 """
 
 from __future__ import annotations

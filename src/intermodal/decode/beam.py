@@ -50,8 +50,7 @@ def beam_search(
 
     In each step the K likeliest of all continuations of the K beams go on; those that end are set aside, ranked by
     ``log_prob / length ** length_penalty`` (Wu et al. 2016, equation 14, in its simplest form). The search ends when
-    K have
-    ended and no beam that goes on, were it to end now, would be better than the worst of them.
+    K have ended and no beam that goes on, were it to end now, would be better than the worst of them.
 
     Args:
         stepper: the model.

@@ -51,8 +51,7 @@ def generate(
     Args:
         stepper: the model.
         prompt: int64 tokens ``(B, P)``, or vectors ``(B, P, D)`` for a model that takes them, P at least 1, on the
-            model's
-            device. Prompts of different lengths stand side by side as
+            model's device. Prompts of different lengths stand side by side as
             :func:`~intermodal.decode.prompts.side_by_side` puts them.
         most: so many new tokens at most, at least 1; fewer where the model's context ends before.
         sampling: how each is chosen; the most probable by default.

@@ -22,8 +22,8 @@ def side_by_side(prompts: Sequence[Tensor | Sequence[int]]) -> tuple[Tensor, Ten
 
     Returns:
         ``(B, P)`` tokens or ``(B, P, D)`` vectors, zeros where there is nothing; and int64 ``(B,)``, how many places
-        of each are
-        nothing, as a :class:`~intermodal.decode.stepper.TransformerStepper` takes it: None where all are equally long.
+        of each are nothing, as a :class:`~intermodal.decode.stepper.TransformerStepper` takes it: None where all are
+        equally long.
 
     Raises:
         DataError: if there is no prompt, or one is empty.

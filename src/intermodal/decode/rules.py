@@ -1,8 +1,7 @@
 """What may come next: rules over logits and over what was written, for generate, stream, beam_search and RuledStepper.
 
 A rule is a function from logits or log-probabilities ``(B, V)`` and the tokens that were written after the prompt,
-``(B, N)``, to
-what the next token is chosen by. What may not come has minus infinity.
+``(B, N)``, to what the next token is chosen by. What may not come has minus infinity.
 
     B sequences   N tokens written   V tokens that there are   P tokens of a prompt
 """

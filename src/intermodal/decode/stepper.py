@@ -1,10 +1,8 @@
 """What can be decoded: a model that reads some tokens, says what may come next, and remembers.
 
 Pictures of codes, captions, transcripts and answers are all made this way. A search (greedy, sampling, beams) is a
-function
-over the protocol and knows no model; a language model beside an acoustic one, guidance or a constraint is a wrapper
-that is
-a :class:`Stepper` again.
+function over the protocol and knows no model; a language model beside an acoustic one, guidance or a constraint is a
+wrapper that is a :class:`Stepper` again.
 
 A prompt is tokens, or where the model takes them, vectors in their place.
 

@@ -1,8 +1,7 @@
 """Judges a language decoder: its perplexity on held-out sentences, beside a Kneser-Ney 3-gram of the same tokens.
 
 Perplexity is ``exp`` of the mean negative log-probability of a token, the end of a sentence included. Both models
-have the same
-tokens; the 3-gram is estimated on all training sentences, however few of them the decoder has read.
+have the same tokens; the 3-gram is estimated on all training sentences, however few of them the decoder has read.
 """
 
 from __future__ import annotations

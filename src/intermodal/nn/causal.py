@@ -4,8 +4,7 @@ Llama (Touvron et al. 2023) differs in four parts, each a choice of the configur
 positions, gated MLPs, and no biases; since Llama 2, heads share keys and values. :func:`llama` makes all of them.
 
 A network reads tokens, or vectors in their place (a prefix, a picture inside a chat). Prompts of different lengths
-stand side by
-side with nothing before the shorter ones (``padding_B``).
+stand side by side with nothing before the shorter ones (``padding_B``).
 
 B sequences   L positions   D width   V tokens that are known   O tokens that may come next   S positions that are kept
 """

@@ -38,6 +38,7 @@ LARGE = 1 << 18
 """Weights from which fewer rows are worth it, where nothing is learnt."""
 FEW = 4
 """Up to so many rows memory is what a product waits for."""
+_PLAIN = (Tensor, nn.Parameter)
 _KERNEL: Callable[..., Tensor] | None = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
 
 
@@ -53,7 +54,7 @@ def linear(x: Tensor, weight_OC: Tensor, bias_O: Tensor | None = None) -> Tensor
     """Return ``x weight^T + bias``, (..., C) to (..., O)."""
     rows = x.shape[:-1].numel()
     if _is_read(x, weight_OC, bias_O) and rows and _single(x):
-        if rows <= FEW and torch.get_num_threads() == 1 and (multiply := _compiled()) and weight_OC.dtype == x.dtype:
+        if rows <= FEW and torch.get_num_threads() == 1 and (multiply := _compiled()) and _fits(x, weight_OC, bias_O):
             return _few(multiply, x, weight_OC, bias_O)
         if _KERNEL is not None and (rows >= LEAST_READ or weight_OC.numel() >= LARGE):
             return _KERNEL(x, weight_OC, bias_O, "none", [], "")
@@ -97,13 +98,21 @@ def _compiled() -> Callable[..., None] | None:
     return multiply
 
 
+def _fits(x: Tensor, weight_OC: Tensor, bias_O: Tensor | None) -> bool:
+    """Say whether addresses tell all about the tensors: plain ones, of one type and in memory, whose sizes fit."""
+    same = all(t is None or (t.dtype == torch.float32 and t.is_cpu and t.is_contiguous()) for t in (weight_OC, bias_O))
+    sizes = weight_OC.dim() == 2 and weight_OC.shape[1] == x.shape[-1]
+    return same and sizes and (bias_O is None or bias_O.shape == weight_OC.shape[:1]) and type(x) in _PLAIN
+
+
 def _few(multiply: Callable[..., None], x: Tensor, weight_OC: Tensor, bias_O: Tensor | None) -> Tensor:
-    y_NO = torch.empty(x.shape[:-1].numel(), len(weight_OC))
-    x_NC = x.detach().reshape(-1, x.shape[-1])
-    multiply(x_NC.contiguous().numpy(), weight_OC.detach().contiguous().numpy(), y_NO.numpy())
-    if bias_O is not None:
-        y_NO += bias_O.detach()
-    return y_NO.view(*x.shape[:-1], len(weight_OC))
+    outputs, inputs = weight_OC.shape
+    x = x.contiguous()
+    y = x.new_empty((*x.shape[:-1], outputs))
+    rows, bias_at = y.numel() // outputs, weight_OC.data_ptr() if bias_O is None else bias_O.data_ptr()
+    where = x.data_ptr(), weight_OC.data_ptr(), bias_at, y.data_ptr()
+    multiply(*where, rows, inputs, outputs, bias_O is not None)
+    return y
 
 
 def _pays(x: Tensor, rows: int) -> bool:

@@ -25,12 +25,11 @@ class RotaryConfig(Config):
     Attributes:
         theta: pair k of K / 2 turns by ``theta ** (-2 k / K)`` a position.
         factor: stretches a model to longer contexts. 1 leaves the speeds as they are; with ``low`` and ``high``, only
-            slow
-            pairs become slower, by this factor (Llama 3.1); without them, all do (positions are interpolated; Chen et
-            al. 2023).
+            slow pairs become slower, by this factor (Llama 3.1); without them, all do (positions are interpolated; Chen
+            et al. 2023).
         low, high: of Llama 3.1: pairs that turn less than ``low`` times over the original context are slowed down by
-            the factor,
-            those that turn more than ``high`` times stay as they are, and those between are blended. None for neither.
+            the factor, those that turn more than ``high`` times stay as they are, and those between are blended. None
+            for neither.
         original_context: the context of which ``low`` and ``high`` speak.
 
     Raises:

@@ -1,10 +1,8 @@
 """The one attention and the one transformer block of the library.
 
 Everything with attention in it (ViT, CLIP's text tower, BERT, and all that follow) is composed of these parts. They
-stand in
-one file, longer than others, since shared heads, turned positions, caches, kept keys and relative positions are ways
-to call the same attention.
-Shapes:
+stand in one file, longer than others, since shared heads, turned positions, caches, kept keys and relative positions
+are ways to call the same attention. Shapes:
 
     B batch   L query positions   S key positions   D width   C width of the context
     H heads   K width of one head                   M width of the MLP's hidden layer

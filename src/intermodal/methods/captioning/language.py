@@ -1,10 +1,8 @@
 """The language decoder: a causal transformer that writes sentences, and what captioners, readers and chats go on from.
 
 It is no method of multimodal learning but a part of several (ClipCap, DeCap, TrOCR, LLaVA): it is trained, saved and
-loaded
-like one, and a published GPT-2 or Llama is one. What goes on from it takes its ``network`` and its processor
-``text``, and may
-put vectors of its own in the place of a prompt (:meth:`LanguageDecoder.write`).
+loaded like one, and a published GPT-2 or Llama is one. What goes on from it takes its ``network`` and its processor
+``text``, and may put vectors of its own in the place of a prompt (:meth:`LanguageDecoder.write`).
 
 Shapes: B sentences, L tokens, P places of a prompt, D width, V tokens that there are, N tokens of a batch that are
 predicted.
