@@ -222,3 +222,29 @@ def test_a_person_listens(tones: ModuleType, chromium: Any, tmp_path: Path) -> N
                 page.get_by_text("Save as SRT").click()
             assert "GO TO THE SHED" in Path(saved.value.path()).read_text()
             context.close()
+
+
+def test_a_person_speaks_into_the_microphone(tones: ModuleType, tmp_path: Path) -> None:
+    """The browser plays a file, over and over, in the place of a microphone."""
+    soundfile = pytest.importorskip("soundfile")
+    if CHROMIUM is None:
+        pytest.skip("chromium is not installed")
+    playwright = pytest.importorskip("playwright.sync_api")
+    soundfile.write(tmp_path / "spoken.wav", tones.spoken("GO TO THE SHED"), 8000)
+    heard = [f"--use-file-for-fake-audio-capture={tmp_path / 'spoken.wav'}"]
+    fake = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream", *heard]
+    with (
+        served(tones.recogniser(), tmp_path, ("-c", TOYS, str(Path(__file__).parents[1]))) as address,
+        playwright.sync_playwright() as driver,
+    ):
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=[*FLAGS, *fake])
+        page = browser.new_page()
+        page.set_default_timeout(60_000)
+        page.goto(address)
+        page.locator("#im-audio").get_by_label("Record audio").click()
+        page.locator("#im-audio").get_by_role("button", name="Record", exact=True).click()
+        page.wait_for_timeout(3000)
+        page.locator("#im-audio").get_by_role("button", name="Stop").click()
+        page.wait_for_selector(".im-spoken")
+        assert "THE SHED" in page.locator(".im-spoken").inner_text()
+        browser.close()
