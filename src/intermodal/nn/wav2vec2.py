@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from intermodal.core.config import Config
 from intermodal.core.errors import ConfigError, DataError
+from intermodal.nn.frame_conv import convolve
 from intermodal.nn.linear import linear, quicken
 from intermodal.nn.time_conv import frames_up_to
 from intermodal.nn.transformer import ACTIVATIONS, MLP, Activation, Attention, Block, PostNormBlock, Transformer
@@ -201,24 +202,6 @@ def moments(window_BUK: Tensor, frames_B: Tensor | None) -> tuple[Tensor, Tensor
     mean_B1K = (exact_BUK * own_BU1).sum(1, keepdim=True) / count_B11
     centred_BUK = (exact_BUK - mean_B1K) * own_BU1
     return mean_B1K[:, 0], centred_BUK.transpose(1, 2) @ centred_BUK / count_B11
-
-
-def convolve(
-    x_BTC: Tensor, weight_OIK: Tensor, bias_O: Tensor | None, *, stride: int = 1, padding: int = 0, groups: int = 1
-) -> Tensor:
-    """Return a convolution over time, (B, T, C) to (B, U, O): the frames are a picture of one row with channels last.
-
-    That is the layout in which oneDNN is fastest, and nothing is copied to other layouts before or behind it.
-    """
-    y_BO1U = F.conv2d(
-        x_BTC.transpose(1, 2).unsqueeze(2),
-        weight_OIK.unsqueeze(2),
-        bias_O,
-        stride=(1, stride),
-        padding=(0, padding),
-        groups=groups,
-    )
-    return y_BO1U.squeeze(2).transpose(1, 2)
 
 
 class PositionConv(nn.Module):
