@@ -1,16 +1,11 @@
 """Linear layers and 1 x 1 convolutions by the faster of the two libraries that torch has for them on a CPU.
 
-Torch hands a float32 matrix product to MKL, and on one thread a 1 x 1 convolution too, but a convolution of 16
-samples or
-more to oneDNN. On a processor that MKL does not favour, oneDNN does twice as many products in the same time (one core
-of an
-AMD EPYC of 2024: 230 against 105 billion operations a second). So here a matrix product goes to oneDNN: where nothing
-is
-learnt by torch's own operator for it, which has no gradient, and else as such a convolution. Both give the same
-numbers up
-to rounding, forward and backward. The one to four rows of a step of decoding go to a kernel of ours where numba is
-installed and
-torch has one thread (:mod:`intermodal.nn.linear_kernels`).
+Torch hands a float32 matrix product to MKL, and on one thread a 1 x 1 convolution too, but a convolution of 16 samples
+or more to oneDNN. On a processor that MKL does not favour, oneDNN does twice as many products in the same time (one
+core of an AMD EPYC of 2024: 230 against 105 billion operations a second). So here a matrix product goes to oneDNN:
+where nothing is learnt by torch's own operator for it, which has no gradient, and else as such a convolution. Both give
+the same numbers up to rounding, forward and backward. The one to four rows of a step of decoding go to a kernel of ours
+where numba is installed and torch has one thread (:mod:`intermodal.nn.linear_kernels`).
 
     B batch   C channels in   O channels out   H, W height and width   N rows of a matrix
 """
