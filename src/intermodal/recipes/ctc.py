@@ -123,7 +123,7 @@ def ctc_conformer() -> CTCRecipe:
 def ctc_streaming() -> CTCRecipe:
     """The convolutions of ``ctc`` with a short look-ahead: transcribes while the sound arrives, 0.36 s behind it.
 
-    ``intermodal train ctc-streaming``. Each block sees more of the past than of the future, and features are normalised by
+    ``intermodal train ctc-streaming``, 22 CPU minutes: 7.5 % greedily, 6.2 % with a 3-gram. Each block sees more of the past than of the future, and features are normalised by
     figures of the training set, so that nothing waits for the end.
     """
     encoder = CNNEncoderConfig(
@@ -131,7 +131,8 @@ def ctc_streaming() -> CTCRecipe:
     )
     features = FeatureConfig(cmvn="global")
     model = CTCConfig(features=features, encoder=encoder, augment=HIDDEN)
-    return _an4("ctc-streaming", model, lr=3e-3, steps=8_000)
+    expect = reaches("wer", 0.05, 0.1, AN4_WORDS, 61.9)
+    return _an4("ctc-streaming", model, lr=3e-3, steps=8_000).replace(expect=expect)
 
 
 def ctc_digits() -> CTCRecipe:

@@ -187,7 +187,7 @@ def wav2vec2_ctc() -> Wav2Vec2CTCRecipe:
             augment=None,
         ),
         optim=OptimConfig(lr=1e-3, weight_decay=0.01, warmup=100),
-        train=TrainConfig(steps=700, batch_size=8, precision="bf16", checkpoint_every=350),
+        train=TrainConfig(steps=2500, batch_size=8, precision="bf16", log_every=20, checkpoint_every=1250),
     )
 
 
