@@ -194,7 +194,7 @@ class Recordings(Source):
         return len(self.rows)
 
     def sample(self, index: int, rng: np.random.Generator | None = None) -> Sample:
-        """Return one recording, decoded at its own rate, with its transcript; with ``rng`` at a speed and through a channel."""
+        """Return one recording, decoded at its own rate, with its transcript; with ``rng`` sped up and through a channel."""
         row = self.rows[index]
         wave = read_audio(self.listing.audio(row), name=self.sample_name(index))
         if rng is not None and self.speeds != (1.0,):

@@ -139,7 +139,9 @@ class Session:
         text = (text or "").strip() or None
         if sum(given is not None for given in (text, image, sound)) != 1:
             hears = "audio" in self.modalities
-            what = "a text, a picture or a recording, one of the three" if hears else "a text or a picture, one of the two"
+            what = (
+                "a text, a picture or a recording, one of the three" if hears else "a text or a picture, one of the two"
+            )
             raise DataError(f"A search takes {what}.")
         if sound is not None:
             return embed_one(embeds(self.model, "audio", "A search by sound"), "audio", sound)

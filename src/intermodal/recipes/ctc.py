@@ -123,8 +123,8 @@ def ctc_conformer() -> CTCRecipe:
 def ctc_streaming() -> CTCRecipe:
     """The convolutions of ``ctc`` with a short look-ahead: transcribes while the sound arrives, 0.36 s behind it.
 
-    ``intermodal train ctc-streaming``, 22 CPU minutes: 7.5 % greedily, 6.2 % with a 3-gram. Each block sees more of the past than of the future, and features are normalised by
-    figures of the training set, so that nothing waits for the end.
+    ``intermodal train ctc-streaming``, 22 CPU minutes: 7.5 % greedily, 6.2 % with a 3-gram. Each block sees more of the
+    past than of the future, and features are normalised by figures of the training set, so that nothing waits for the end.
     """
     encoder = CNNEncoderConfig(
         width=256, depth=8, kernel=11, expansion=2, front="maps", maps=32, dropout=0.2, look_ahead=1
