@@ -14,6 +14,7 @@ from pathlib import Path
 import matplotlib
 
 matplotlib.use("Agg")
+import figures_captioners
 import figures_features
 import figures_generators
 import figures_speech
@@ -38,6 +39,14 @@ IMAGES = HERE / "images"
 START, END = "<!-- methods: written by docs/build.py -->", "<!-- /methods -->"
 
 EQUATIONS = {
+    "clipcap": r"$p_1, \ldots, p_k = F(v)\qquad L = -\frac{1}{n}\sum_{i=1}^{n} "
+    r"\log p(w_i\,|\,p_1, \ldots, p_k,\ w_1, \ldots, w_{i-1})$",
+    "decap-project": r"$v' = \frac{\sum_i a_i\,m_i}{\|\sum_i a_i\,m_i\|}\qquad "
+    r"a_i = \frac{\exp(v \cdot m_i / \tau)}{\sum_j \exp(v \cdot m_j / \tau)}$",
+    "decap-noise": r"$L = -\frac{1}{n}\sum_{i=1}^{n} \log p(w_i\,|\,t',\ w_1, \ldots, w_{i-1})\qquad "
+    r"t' = \frac{t + \sigma z}{\|t + \sigma z\|}\qquad z \sim N(0, I)$",
+    "clip-guided": r"$s(x) = \alpha\,\cos(v, E(x)) + \beta\,\frac{1}{n}\log p(x)\qquad "
+    r"x_i \leftarrow \mathrm{argmax}_{w\,\in\,\mathrm{top-k}(p(\cdot|x_{<i}))}\ s(x_1, \ldots, w, \ldots, x_n)$",
     "vit-blocks": r"$z_0 = [x_{class};\ x_1 E;\ \ldots;\ x_N E] + E_{pos}\qquad z'_l = MSA(LN(z_{l-1})) + z_{l-1}\qquad "
     r"z_l = MLP(LN(z'_l)) + z'_l\qquad y = LN(z_L^0)$",
     "vit-distillation": r"$L = \frac{1}{2}\,CE(\psi(Z_s),\ y) + \frac{1}{2}\,CE(\psi(Z_{dist}),\ y_t)\qquad "
@@ -415,6 +424,7 @@ def main() -> None:
     (GENERATED / "features-network.md").write_text(figures_features.tables(), encoding="utf-8")
     (GENERATED / "generators.md").write_text(figures_generators.tables(), encoding="utf-8")
     (GENERATED / "speech.md").write_text(figures_speech.tables(), encoding="utf-8")
+    (GENERATED / "captioners.md").write_text(figures_captioners.tables(), encoding="utf-8")
     (GENERATED / "vision.md").write_text(figures_vision.tables(), encoding="utf-8")
     readme = HERE.parent / "README.md"
     before, rest = readme.read_text(encoding="utf-8").split(START)

@@ -2,43 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import pytest
 from PIL import Image
 
 from intermodal.core.captioning import Caption
 from intermodal.core.errors import DataError
-from intermodal.core.fields import Field
 from intermodal.core.progress import silent
-from intermodal.data.source import Source, SourceConfig
 from intermodal.evaluate.captions import evaluate_captions
 from intermodal.evaluate.looking_picture import draw_looking, lit
-from toy_captioner import TEXTS, pictures, tiny
-
-
-@dataclass(frozen=True, kw_only=True)
-class Colours(SourceConfig):
-    """Four pictures of one colour; in training, "a red picture" is thrice there."""
-
-    def open(self, split: str) -> Source:
-        return ColourPictures(split)
-
-
-class ColourPictures(Source):
-    fields = {"image": Field((), "image", ""), "text": Field((), "str", "")}  # noqa: RUF012
-
-    def __init__(self, split: str) -> None:
-        self.name = split
-        self.order = [0, 1, 2, 3] if split == "test" else [0, 0, 0, 1, 2, 3]
-
-    def __len__(self) -> int:
-        return len(self.order)
-
-    def sample(self, index: int, rng: np.random.Generator | None = None) -> dict:
-        i = self.order[index]
-        return {"image": pictures()[i], "text": TEXTS[i]}
+from toy_captioner import TEXTS, Colours, pictures, tiny
 
 
 class Parrot:

@@ -319,11 +319,14 @@ class TextProcessor(Processor):
         return (self.tokenizer.to_str(), self.context_length, self.eos_id, self.pad_id, self.lower)
 
     def to_folder(self, folder: Path) -> dict[str, Any]:
-        """Write ``tokenizer.json`` and return the other settings."""
-        self.tokenizer.save(str(folder / "tokenizer.json"))
+        """Write ``tokenizer.json``, or ``tokenizer-2.json`` beside another one, and return the other settings."""
+        name, number, text = "tokenizer.json", 1, self.tokenizer.to_str(pretty=True)
+        while (folder / name).exists() and (folder / name).read_text(encoding="utf-8") != text:
+            name = f"tokenizer-{(number := number + 1)}.json"
+        (folder / name).write_text(text, encoding="utf-8")
         return {
             "kind": "text",
-            "tokenizer": "tokenizer.json",
+            "tokenizer": name,
             "context_length": self.context_length,
             "eos_id": self.eos_id,
             "pad_id": self.pad_id,

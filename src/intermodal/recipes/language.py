@@ -10,7 +10,7 @@ import torch
 from intermodal.core.progress import Progress
 from intermodal.data.sentences import SentenceProcessor
 from intermodal.data.text import TextSource
-from intermodal.data.tokenizers import special_ids, train_bpe
+from intermodal.data.tokenizers import special_ids, train_bpe, train_words
 from intermodal.evaluate.language_decoder import evaluate_language_decoder
 from intermodal.evaluate.result import Evaluation
 from intermodal.methods.base import Method
@@ -33,18 +33,22 @@ class LanguageRecipe(Recipe):
 
     Attributes:
         model: the network; ``vocab_size`` and ``context_length`` are set from the data.
-        vocabulary: the most tokens of the byte-level BPE, and of a sentence.
+        vocabulary: the most tokens, and the most of a sentence.
+        whole_words: a tokenizer of whole words, which leaves unknown ones out, for few texts; else a byte-level BPE.
     """
 
     method: str = "language"
     model: LanguageConfig
     vocabulary: VocabularyConfig = TOKENS
+    whole_words: bool = False
 
     def build(self) -> Method:
         """Train the tokenizer on the training sentences and build the network."""
         texts = self.source.training_texts()
         some = texts[:: max(len(texts) // TOKENIZER_TEXTS, 1)]
-        tokenizer = train_bpe((text.lower() for text in some), self.vocabulary.size)
+        tokenizer = (train_words if self.whole_words else train_bpe)(
+            (text.lower() for text in some), self.vocabulary.size
+        )
         bos, eos = special_ids(tokenizer)
         length = self.vocabulary.context_length
         text = SentenceProcessor(tokenizer, context_length=length, eos_id=eos, pad_id=bos, bos_id=bos, lower=True)

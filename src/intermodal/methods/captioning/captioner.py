@@ -86,7 +86,10 @@ class Captioner(Method):
     @torch.no_grad()
     def caption_prepared(self, image: Tensor, settings: Captioning = GREEDY) -> list[Caption]:
         """Return one caption for each prepared picture; all at once."""
-        stepper, prompt = self.begun(image)
+        return self.written(*self.begun(image), settings)
+
+    def written(self, stepper: Stepper[Any], prompt: Tensor, settings: Captioning) -> list[Caption]:
+        """Return what follows each prompt, as captions."""
         most = self.room if settings.most is None else min(settings.most, self.room)
         if settings.beam > 1:
             found = beam_search(
@@ -110,13 +113,18 @@ class Captioner(Method):
         """Keep a few prepared pictures of a batch, for :meth:`repeating`."""
         self._probe = image[:PROBE].detach()
 
+    def probed(self, kept: Tensor) -> list[Caption]:
+        """Return captions of what :meth:`keep_probe` kept."""
+        return self.caption_prepared(kept)
+
+    @torch.no_grad()
     def repeating(self) -> list[str]:
         """Return a warning if the kept pictures get few distinct captions; nothing where none are kept."""
         if self._probe is None or len(self._probe) < PROBE // 2:
             return []
         was_training = self.training
         self.eval()
-        texts = [caption.text for caption in self.caption_prepared(self._probe)]
+        texts = [caption.text for caption in self.probed(self._probe)]
         self.train(was_training)
         distinct = len(set(texts))
         if distinct / len(texts) >= FEW:

@@ -39,7 +39,7 @@ CARD = MethodCard(
     paper="Radford et al. 2021; Zhai et al. 2023",
     cls="CLIP",
     capabilities=("embed", "classify"),
-    recipes=("clip", "clip-photos", "siglip"),
+    recipes=("clip", "clip-small", "clip-photos", "siglip"),
     reference="transformers CLIPModel and SiglipModel; open_clip CLIP",
 )
 

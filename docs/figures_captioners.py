@@ -1,0 +1,33 @@
+"""What the page of captioners shows: the table of benchmarks/captioners.py; :func:`tables` is called by docs/build.py."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+FILE = Path(__file__).parent.parent / "benchmarks" / "results" / "curves" / "captioners.json"
+COLUMNS = {
+    "cider": "CIDEr",
+    "bleu4": "BLEU-4",
+    "rouge_l": "ROUGE-L",
+    "clip_score": "CLIP score",
+    "distinct": "distinct",
+    "seconds": "CPU s a caption",
+    "cpu_minutes": "training, CPU min",
+}
+
+
+def tables() -> str:
+    """Return all captioners and the baselines, one a row; a figure that was not measured stays empty."""
+    if not FILE.is_file():
+        return "Not measured yet.\n"
+    data = json.loads(FILE.read_text(encoding="utf-8"))
+    rows = ["| | " + " | ".join(COLUMNS.values()) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
+    for row in data["rows"]:
+        cells = ["" if row.get(name) is None else f"{row[name]:.3g}" for name in COLUMNS]
+        rows.append(f"| {row['name']} | " + " | ".join(cells) + " |")
+    return (
+        f"{data['about']} ({data['hardware']}, {data['date']}, `benchmarks/captioners.py`).\n\n"
+        + "\n".join(rows)
+        + "\n"
+    )
