@@ -8,15 +8,13 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from PIL import Image
-
 from intermodal.data.speech import SpeechSource
 from intermodal.evaluate.wav2vec2_picture import draw_told_apart
 from intermodal.hub.load import load
 from intermodal.methods.speech.wav2vec2 import Wav2Vec2
 
 IMAGES = Path(__file__).parent / "images"
-ROW = 3
+ROW = 5
 
 
 def main(run: str) -> None:
@@ -26,7 +24,7 @@ def main(run: str) -> None:
     sample = SpeechSource(path=Path("an4")).open("test").sample(ROW)
     said = f"\N{LEFT DOUBLE QUOTATION MARK}{sample['text']}\N{RIGHT DOUBLE QUOTATION MARK}"
     image = draw_told_apart(method, sample["audio"], said)
-    image.convert("P", palette=Image.Palette.ADAPTIVE, colors=128).save(IMAGES / "wav2vec2.png", optimize=True)
+    image.convert("RGB").save(IMAGES / "wav2vec2.png", optimize=True)
 
 
 if __name__ == "__main__":

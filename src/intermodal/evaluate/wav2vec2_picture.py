@@ -59,6 +59,7 @@ def draw_told_apart(method: Wav2Vec2, wave: Waveform, title: str = "", seed: int
     middle.set_ylim(-1, config.quantizer.codes)
     middle.set_xlim(0, max(wave.seconds, 1e-3))
     middle.set_title("the code of each frame", fontsize=8.5, color=INK)
+    middle.tick_params(labelsize=7, colors=SOFT)
     middle.legend(loc="upper right", fontsize=7, frameon=False)
     _matrix(figure, figure.add_subplot(grid[2, 0]), cosine_nn)
     _places(figure.add_subplot(grid[2, 1]), cosine_nn, code_UG[masked_n.cpu().numpy()])

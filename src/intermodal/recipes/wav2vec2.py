@@ -24,7 +24,7 @@ from intermodal.nn.wav2vec2_targets import GumbelConfig
 from intermodal.nn.wave_encoder import WaveEncoder, WaveEncoderConfig
 from intermodal.recipes.base import OptimConfig, TrainConfig
 from intermodal.recipes.ctc import CTCRecipe
-from intermodal.recipes.speech import AN4, SpeechRecipe
+from intermodal.recipes.speech import AN4, AN4_WORDS, SpeechRecipe, reaches
 
 TINY = Wav2Vec2EncoderConfig(
     conv_channels=(32, 64, 64, 96, 128, 128, 128),
@@ -83,7 +83,8 @@ class Wav2Vec2Recipe(SpeechRecipe):
 def wav2vec2() -> Wav2Vec2Recipe:
     """Learn speech from recordings without transcripts: wav2vec 2.0 on AN4's training recordings.
 
-    ``intermodal train wav2vec2 --run runs/wav2vec2``
+    ``intermodal train wav2vec2 --run runs/wav2vec2``, 5 CPU minutes: 17.5 % of masked frames are told from 50 others, by
+    lot 2 %.
     """
     return Wav2Vec2Recipe(
         name="wav2vec2",
@@ -98,6 +99,7 @@ def wav2vec2() -> Wav2Vec2Recipe:
         ),
         optim=OptimConfig(lr=1e-3, weight_decay=0.01, warmup=200),
         train=TrainConfig(steps=2000, batch_size=4, precision="bf16", log_every=20, checkpoint_every=500),
+        expect=reaches("accuracy", 0.1, 0.3, "AN4's test recordings", 22.4),
     )
 
 
@@ -175,7 +177,8 @@ class Wav2Vec2CTCRecipe(CTCRecipe):
 def wav2vec2_ctc() -> Wav2Vec2CTCRecipe:
     """Fine-tune what was learnt without transcripts on a fifth of AN4's: wav2vec 2.0 with CTC.
 
-    ``intermodal train wav2vec2-ctc --start runs/wav2vec2 --run runs/wav2vec2-ctc``
+    ``intermodal train wav2vec2-ctc --start runs/wav2vec2 --run runs/wav2vec2-ctc``, 7 CPU minutes: 60 % of the characters
+    are wrong, from random weights 80 %.
     """
     return Wav2Vec2CTCRecipe(
         name="wav2vec2-ctc",
@@ -188,6 +191,7 @@ def wav2vec2_ctc() -> Wav2Vec2CTCRecipe:
         ),
         optim=OptimConfig(lr=1e-3, weight_decay=0.01, warmup=100),
         train=TrainConfig(steps=2500, batch_size=8, precision="bf16", log_every=20, checkpoint_every=1250),
+        expect=reaches("wer", 0.75, 0.93, AN4_WORDS, 7.3),
     )
 
 
@@ -196,4 +200,5 @@ def wav2vec2_ctc_random() -> Wav2Vec2CTCRecipe:
 
     ``intermodal train wav2vec2-ctc-random --run runs/wav2vec2-ctc-random``
     """
-    return wav2vec2_ctc().replace(name="wav2vec2-ctc-random", start=None)
+    expect = reaches("wer", 0.9, 1.0, AN4_WORDS, 8.2)
+    return wav2vec2_ctc().replace(name="wav2vec2-ctc-random", start=None, expect=expect)
