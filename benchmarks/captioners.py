@@ -1,6 +1,7 @@
 """All captioners on the same held-out pictures, in one table: ``python benchmarks/captioners.py CLIP JUDGE RUN...``.
 
-CLIP is the run that the captioners stand on; it finds the nearest training picture. JUDGE is another, for the CLIP score. each RUN a captioner's. Writes ``results/curves/captioners.json``. Seconds are of the process, on one core.
+CLIP is the run that the captioners stand on; it finds the nearest training picture. JUDGE is another, for the CLIP score;
+each RUN is a captioner's. Writes ``results/curves/captioners.json``. Seconds are of the process, on one core.
 """
 
 from __future__ import annotations

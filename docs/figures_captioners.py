@@ -1,8 +1,12 @@
-"""What the page of captioners shows: the table of benchmarks/captioners.py; :func:`tables` is called by docs/build.py."""
+"""What the pages of captioners show: the table of benchmarks/captioners.py, and the gap between pictures and texts.
+
+``python docs/figures_captioners.py RUN`` draws the gap in a CLIP's space; :func:`tables` is called by docs/build.py.
+"""
 
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 FILE = Path(__file__).parent.parent / "benchmarks" / "results" / "curves" / "captioners.json"
@@ -31,3 +35,19 @@ def tables() -> str:
         + "\n".join(rows)
         + "\n"
     )
+
+
+def gap_picture(clip: str) -> dict[str, float]:
+    """Draw texts, pictures and projected pictures of held-out emoji in a CLIP's space; return the figures."""
+    from intermodal.evaluate.decap import gap_figures
+    from intermodal.evaluate.modality_gap import draw_gap
+    from intermodal.recipes.captioners import decap
+
+    recipe = decap().replace(clip=clip)
+    metrics, sets = gap_figures(recipe.build(), recipe.pictures, "test")
+    draw_gap(sets).save(Path(__file__).parent / "images" / "modality-gap.png", optimize=True)
+    return metrics
+
+
+if __name__ == "__main__":
+    print(gap_picture(sys.argv[1]))

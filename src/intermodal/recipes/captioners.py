@@ -258,7 +258,7 @@ def _first_language(steps: int = 0) -> LanguageRecipe:
 
 
 OPTIM = OptimConfig(lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1, warmup=30, ema=0.98)
-BUDGET = TrainConfig(steps=250, batch_size=64, precision="bf16", log_every=20, checkpoint_every=125)
+BUDGET = TrainConfig(steps=1200, batch_size=64, precision="bf16", log_every=20, checkpoint_every=200)
 
 
 def clipcap() -> ClipCapRecipe:
@@ -335,7 +335,7 @@ def clip_guided() -> ClipGuidedRecipe:
         first_clip=clip_small(),
         first_language=_first_language(),
         optim=OPTIM,
-        train=BUDGET.replace(steps=150, checkpoint_every=75),
+        train=BUDGET.replace(steps=600),
     )
 
 
