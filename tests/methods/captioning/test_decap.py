@@ -83,6 +83,14 @@ def test_repeating_texts_are_told():
     assert "32 pictures get 1 distinct" in model.health()[0]
 
 
+def test_health_is_told_after_a_step_under_autocast():
+    model = built().train()
+    batch = {name: rows.repeat(8, *[1] * (rows.dim() - 1)) for name, rows in batch_of(model).items()}
+    with torch.autocast("cpu", torch.bfloat16):
+        model.loss(batch)
+    assert "32 pictures get" in model.health()[0]
+
+
 def test_no_picture_is_asked_for_and_the_memory_is_saved(tmp_path):
     model = built(noise=0.1)
     assert set(model.needs) == {"text", "read", "seed"}

@@ -126,7 +126,7 @@ class DeCap(JointCaptioner):
             noise_BD = torch.randn(vector_BD.shape, generator=generator_of(batch)).to(vector_BD)
             vector_BD = F.normalize(vector_BD + self.config.noise * noise_BD, dim=-1)
         if self.training:
-            self.keep_probe(vector_BD)
+            self.keep_probe(vector_BD.to(self.mapping.weight.dtype))  # autocast ends before health is asked
         return Losses(self.nats(self.prefix(vector_BD), batch["text"]))
 
     # --8<-- [end:loss]
