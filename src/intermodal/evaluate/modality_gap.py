@@ -55,7 +55,8 @@ def draw_gap(sets: dict[str, np.ndarray]) -> Image.Image:
     axes = figure.subplots()
     for name, points in places.items():
         axes.scatter(points[:, 0], points[:, 1], s=7, alpha=0.45, color=COLOURS[name], label=name, linewidths=0)
-        axes.scatter(*points.mean(0, keepdims=True).T, 90, marker="X", color=COLOURS[name], edgecolors="white")
+        middle = points.mean(0, keepdims=True)
+        axes.scatter(middle[:, 0], middle[:, 1], s=90, marker="X", color=COLOURS[name], edgecolors="white")
     if {"texts", "pictures"} <= set(places):
         for one, other in zip(places["texts"][:24], places["pictures"][:24], strict=False):
             axes.plot(*np.stack([one, other]).T, color=INK, linewidth=0.4, alpha=0.5)
