@@ -19,7 +19,7 @@ from intermodal.methods.base import Method
 from intermodal.methods.captioning.coca import CoCa, CoCaConfig
 from intermodal.nn.resnet import ResNetConfig
 from intermodal.nn.text import TextConfig
-from intermodal.recipes.base import OptimConfig, Recipe, TrainConfig
+from intermodal.recipes.base import Expect, OptimConfig, Recipe, TrainConfig
 from intermodal.recipes.clip import TokenizerConfig, trained_text
 
 SENTENCES = TokenizerConfig()
@@ -81,7 +81,7 @@ class CoCaRecipe(Recipe):
 def coca() -> CoCaRecipe:
     """CoCa on the shipped emoji set: names and keywords of concepts that it never saw.
 
-    ``intermodal train coca``
+    ``intermodal train coca``, 7.5 CPU minutes: CIDEr 0.23, chance 0.01, the nearest picture's caption 0.32.
     """
     return CoCaRecipe(
         name="coca",
@@ -102,6 +102,16 @@ def coca() -> CoCaRecipe:
         ),
         optim=OptimConfig(lr=1e-3, weight_decay=0.2, warmup=100, ema=0.99),
         train=TrainConfig(steps=500, batch_size=192, precision="bf16", workers=1, log_every=20, eval_every=250),
+        expect=(
+            Expect(
+                metric="cider",
+                low=0.15,
+                high=0.35,
+                on="300 pictures of unseen emoji concepts",
+                hardware="one thread of a two-core CPU (AMD EPYC)",
+                minutes=46.2,
+            ),
+        ),
     )
 
 
