@@ -101,6 +101,10 @@ EQUATIONS = {
     r"y_t = x'_t + \mathrm{mlp}_{e(t)}(\mathrm{norm}_{e(t)}(x'_t))\qquad e(t)\in\{V,\,L,\,VL\}$",
     "experts-loss": r"$L = L_{con} + L_{match} + L_{words}\qquad "
     r"\mathrm{wrong\ text\ of}\ i:\ j \neq i\ \sim\ e^{s\,x_i\cdot y_j}$",
+    "trocr": r"$L = -\frac{1}{n}\sum_{i=1}^{n}\log p(w_i\,|\,w_{<i},\,\mathrm{enc}(I))\qquad "
+    r"y_1 = LN(y + \mathrm{attention}(y))\qquad y_2 = LN(y_1 + \mathrm{cross}(y_1,\,\mathrm{enc}(I)))\qquad "
+    r"y_3 = LN(y_2 + \mathrm{mlp}(y_2))$",
+    "trocr-otsu": r"$t^{*} = \mathrm{argmax}_t\ \omega_0(t)\,\omega_1(t)\left(\mu_0(t) - \mu_1(t)\right)^2$",
     "coca": r"$L = L_{con} + \lambda\,L_{cap}\qquad L_{cap} = -\sum_{t}\log p(w_t\,|\,w_{<t},\,I)\qquad "
     r"L_{con} = -\frac{1}{2B}\sum_{i}\left[\log\frac{e^{s\,x_i\cdot y_i}}{\sum_j e^{s\,x_i\cdot y_j}}"
     r" + \log\frac{e^{s\,x_i\cdot y_i}}{\sum_j e^{s\,x_j\cdot y_i}}\right]$",

@@ -143,7 +143,7 @@ def test_the_start_from_statistics_is_what_it_says():
 
 def test_wrong_use_is_an_error():
     """Sizes that do not divide, an unknown activation, a padding id that is no token, texts that are too long."""
-    for change in ({"heads": 5}, {"activation": "relu"}, {"pad_id": 30}):
+    for change in ({"heads": 5}, {"activation": "tanh"}, {"pad_id": 30}):
         with pytest.raises(ConfigError, match=next(iter(change))):
             TINY.replace(**change)
     with pytest.raises(DataError, match="shorten"):

@@ -148,7 +148,7 @@ def test_post_norm_blocks_take_a_cache_too():
     [
         {"width": 10},
         {"heads": 0},
-        {"activation": "relu"},
+        {"activation": "tanh"},
         {"vocab_size": 0},
         {"depth": 0},
         {"outputs": 14},

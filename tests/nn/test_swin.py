@@ -193,7 +193,7 @@ def test_windows_are_no_larger_than_the_maps():
         {"window": 0},
         {"window": (4,)},
         {"patch_size": 40},
-        {"activation": "relu"},
+        {"activation": "tanh"},
         {"pretrained_windows": (4,)},
         {"depths": ()},
     ],

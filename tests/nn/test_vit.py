@@ -201,7 +201,7 @@ def test_rollout_is_the_sum_over_all_ways():
 
 @pytest.mark.parametrize(
     "changes",
-    [{"heads": 5}, {"patch_size": 13}, {"patch_size": 0}, {"depth": -1}, {"activation": "relu"}],
+    [{"heads": 5}, {"patch_size": 13}, {"patch_size": 0}, {"depth": -1}, {"activation": "tanh"}],
     ids=str,
 )
 def test_wrong_sizes_are_refused(changes):

@@ -33,6 +33,7 @@ from starlette.exceptions import HTTPException
 from intermodal.api.caption import add_captioning
 from intermodal.api.draw import add_drawing
 from intermodal.api.limits import MAX_BYTES, MAX_INPUTS, MAX_SAMPLES, MAX_STEPS, MAX_TEXT, LimitBody
+from intermodal.api.read import add_reading
 from intermodal.api.speech import add_speech
 from intermodal.api.tokens import numbers_of, read_tokens, token_bytes
 from intermodal.core.capabilities import labels_for
@@ -313,6 +314,7 @@ def create_app(run: str | Path | Session, index: SearchIndex | None = None, *, m
 
     add_captioning(app, session, one_at_a_time)
     add_drawing(app, session, one_at_a_time)
+    add_reading(app, session, one_at_a_time)
     add_speech(app, session, one_at_a_time)
     return app
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from intermodal.core.captioning import Caption, Captioning
     from intermodal.core.drawing import Drawing, Watcher
     from intermodal.core.progress import Progress
+    from intermodal.core.reading import Line
     from intermodal.core.transcript import Alignment, Emissions, Transcribing, Transcript
 
 
@@ -238,6 +239,32 @@ class Captions(Protocol):
 
 
 @runtime_checkable
+class Reads(Protocol):
+    """Reads the text in pictures of pages or lines, and says where each line stands."""
+
+    def read(
+        self,
+        images: Sequence[Image.Image],
+        settings: Captioning | None = None,
+        *,
+        cut: bool = True,
+        watch: Progress | None = None,
+    ) -> list[list[Line]]:
+        """Return the lines of each picture, from top to bottom; none of a blank page.
+
+        Args:
+            images: PIL images of any size and mode.
+            settings: beam, length and so on; greedy by default.
+            cut: pictures are pages, to be cut into lines; else each is a line, read whole.
+            watch: told how far it is.
+
+        Raises:
+            ConfigError: if the settings ask for what the model cannot do.
+        """
+        ...
+
+
+@runtime_checkable
 class Transcribes(Protocol):
     """Writes down what is said in recordings."""
 
@@ -322,6 +349,7 @@ CAPABILITIES: dict[str, type] = {
     "complete": Completes,
     "words": HasWords,
     "caption": Captions,
+    "read": Reads,
     "transcribe": Transcribes,
     "align": Aligns,
     "emit": Emits,

@@ -52,6 +52,10 @@ CATALOG: dict[str, Entry] = {
         file="fsdd.parquet",
         about="Free Spoken Digit Dataset: 2,500 recordings of digits at 8 kHz by five speakers (CC BY-SA 4.0)",
     ),
+    "sroie-lines": Entry(
+        file="sroie-lines.parquet",
+        about="10,231 text lines cut from scanned receipts, grey, 32 pixels high (ICDAR 2019 SROIE: research use)",
+    ),
     "text-15m": Entry(
         file="text-15m.parquet",
         about="18 M words of English: 20 Newsgroups, Gutenberg books, State of the Union, WordNet, GCIDE (see its licences)",

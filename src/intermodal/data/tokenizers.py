@@ -111,6 +111,31 @@ def train_word_level(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     return tokenizer
 
 
+def train_characters(texts: Iterable[str], least: int = 1) -> Tokenizer:
+    """Build a tokenizer of single characters, spaces among them, framed by :data:`BOS` and :data:`EOS`.
+
+    A character that the training texts do not hold is :data:`UNKNOWN`.
+
+    Args:
+        texts: the training texts.
+        least: a character is kept if it occurs so often.
+
+    Raises:
+        DataError: if there is no character.
+    """
+    counts = Counter(character for text in texts for character in text)
+    kept = sorted(character for character, count in counts.items() if count >= least)
+    if not kept:
+        raise DataError("There is no text to take characters from.")
+    vocab = {token: i for i, token in enumerate([BOS, EOS, UNKNOWN, *kept])}
+    tokenizer = Tokenizer(models.WordLevel(vocab=vocab, unk_token=UNKNOWN))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    tokenizer.decoder = decoders.Fuse()
+    tokenizer.add_special_tokens([BOS, EOS, UNKNOWN])
+    _frame(tokenizer)
+    return tokenizer
+
+
 def train_wordpiece(texts: Iterable[str], vocab_size: int, *, lower: bool = True, min_frequency: int = 2) -> Tokenizer:
     """Train a WordPiece vocabulary (Wu et al. 2016, section 4.1) that frames texts and pairs of texts as BERT does.
 

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from intermodal.nn.cache import KVCache
 from intermodal.nn.causal import CausalTransformer
+from intermodal.nn.cross import Written
 
 State = TypeVar("State")
 Rule = Callable[[Tensor, Tensor], Tensor]
@@ -91,6 +92,56 @@ class TransformerStepper:
 
     def reorder(self, state: KVCache, rows_N: Tensor) -> KVCache:
         """Choose among the sequences, in place; see :meth:`Stepper.reorder`."""
+        state.reorder(rows_N)
+        return state
+
+
+class CrossDecoder(Protocol):
+    """A network that writes a text about a context, and remembers both."""
+
+    def start(self, context_BSC: Tensor, length: int, seen_BS: Tensor | None = None) -> Written:
+        """Return the memory of a text that has not begun, of at most ``length`` tokens."""
+        ...
+
+    def hidden(self, tokens_BL: Tensor, read: Written) -> Tensor:
+        """Return a vector for each token, (B, L, D)."""
+        ...
+
+    def logits(self, x_BLD: Tensor) -> Tensor:
+        """Return logits (..., V) of vectors (..., D)."""
+        ...
+
+
+class CrossStepper:
+    """A decoder over a context (what an encoder has seen), whose keys and values are computed once.
+
+    Args:
+        decoder: the network.
+        context_BSC: what it reads.
+        context_length: the most tokens of a text.
+        seen_BS: which tokens of the context may be read, bool; None for all.
+    """
+
+    def __init__(
+        self, decoder: CrossDecoder, context_BSC: Tensor, context_length: int, seen_BS: Tensor | None = None
+    ) -> None:
+        self.decoder, self.context_BSC, self.context_length, self.seen_BS = (
+            decoder,
+            context_BSC,
+            context_length,
+            seen_BS,
+        )
+
+    def start(self, length: int) -> Written:
+        """Return the memory of texts that have not begun."""
+        return self.decoder.start(self.context_BSC, length, self.seen_BS)
+
+    def step(self, state: Written, tokens_BL: Tensor) -> tuple[Tensor, Written]:
+        """Read tokens; see :meth:`Stepper.step`."""
+        return self.decoder.logits(self.decoder.hidden(tokens_BL, state)[:, -1]), state
+
+    def reorder(self, state: Written, rows_N: Tensor) -> Written:
+        """Choose among the sequences; see :meth:`Stepper.reorder`."""
         state.reorder(rows_N)
         return state
 

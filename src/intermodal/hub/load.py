@@ -22,6 +22,7 @@ from intermodal.hub import (
     ddpm,
     language,
     open_clip,
+    trocr,
     unet,
     vision,
     vqmodel,
@@ -232,5 +233,6 @@ READERS: dict[str, Callable[[Path, dict[str, Any], Mapping[str, Processor] | Non
     whisper.KIND: whisper.read,
     **dict.fromkeys(language.KINDS, language.read),
     **dict.fromkeys(vision.KINDS, vision.read),
+    trocr.KIND: trocr.read,
 }
 """How a published folder is read, by the ``model_type`` (transformers) or ``_class_name`` (diffusers) in ``config.json``."""

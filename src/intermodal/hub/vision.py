@@ -35,14 +35,14 @@ ACTIVATIONS: dict[str, Activation] = {
     "quick_gelu": "quick_gelu",
 }
 _HALF, _MEAN, _STD = (0.5, 0.5, 0.5), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-_VIT_PICTURES: dict[str, Any] = {
+VIT_PICTURES: dict[str, Any] = {
     "size": 224,
     "resample": 2,
     "do_center_crop": False,
     "image_mean": _HALF,
     "image_std": _HALF,
 }
-_DEIT_PICTURES: dict[str, Any] = {
+DEIT_PICTURES: dict[str, Any] = {
     "size": 256,
     "crop_size": 224,
     "resample": 3,
@@ -67,7 +67,7 @@ def read(folder: Path, data: Mapping[str, Any], processors: Mapping[str, Process
     labels, order = read_classes(data, tensors)
     config = read_vit(data, tensors) if kind in ("vit", "deit") else read_swin(data)
     if processors is None:
-        pictures = _DEIT_PICTURES if kind == "deit" else _VIT_PICTURES
+        pictures = DEIT_PICTURES if kind == "deit" else VIT_PICTURES
         processors = {"image": read_image_processor(folder, config.image.size, pictures)}
     with_labels = {**processors, "label": labels}
     if isinstance(config, ViTClassifierConfig):
@@ -100,24 +100,29 @@ def read_vit(data: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> ViTClass
     Raises:
         CheckpointError: if it describes something that this network does not have.
     """
-    if not data.get("qkv_bias", True):
-        raise CheckpointError("A ViT whose queries, keys and values have no bias (qkv_bias=false) is not supported.")
-    return ViTClassifierConfig(
-        image=ViTConfig(
-            image_size=_size(data.get("image_size", 224)),
-            patch_size=_square(data.get("patch_size", 16)),
-            width=data.get("hidden_size", 768),
-            depth=data.get("num_hidden_layers", 12),
-            heads=data.get("num_attention_heads", 12),
-            mlp_width=data.get("intermediate_size", 3072),
-            channels=data.get("num_channels", 3),
-            activation=_activation(data),
-            norm_eps=float(data.get("layer_norm_eps", 1e-12)),
-            pre_norm=False,
-            patch_bias=True,
-            distillation=data["model_type"] == "deit",
-        ),
-        two_heads="distillation_classifier.bias" in tensors,
+    return ViTClassifierConfig(image=read_tower(data), two_heads="distillation_classifier.bias" in tensors)
+
+
+def read_tower(data: Mapping[str, Any]) -> ViTConfig:
+    """Return the configuration of a ViT's or DeiT's tower.
+
+    Raises:
+        CheckpointError: if it describes something that this network does not have.
+    """
+    return ViTConfig(
+        image_size=_size(data.get("image_size", 224)),
+        patch_size=_square(data.get("patch_size", 16)),
+        width=data.get("hidden_size", 768),
+        depth=data.get("num_hidden_layers", 12),
+        heads=data.get("num_attention_heads", 12),
+        mlp_width=data.get("intermediate_size", 3072),
+        channels=data.get("num_channels", 3),
+        activation=_activation(data),
+        norm_eps=float(data.get("layer_norm_eps", 1e-12)),
+        pre_norm=False,
+        patch_bias=True,
+        distillation=data["model_type"] == "deit",
+        qkv_bias=bool(data.get("qkv_bias", True)),
     )
 
 
@@ -176,7 +181,7 @@ def write_config(model: ViT | Swin) -> dict[str, Any]:
         "num_channels": image.channels,
         "hidden_act": names[image.activation],
         "layer_norm_eps": image.norm_eps,
-        "qkv_bias": True,
+        "qkv_bias": image.qkv_bias if isinstance(image, ViTConfig) else True,
     }
     if isinstance(model, ViT):
         image = model.config.image
@@ -247,27 +252,34 @@ def key_map(model: ViT | Swin) -> KeyMap:
 
 def vit_map(kind: str, config: ViTClassifierConfig, order: Sequence[int]) -> KeyMap:
     """Return the key map of a ViT or DeiT; ``order`` names the published row of each of our classes."""
-    layer, block = f"{kind}.encoder.layer.{{i}}", "image.transformer.blocks.{i}"
-    width = config.image.width
     rules = [
-        reshape(f"{kind}.embeddings.cls_token", "image.class_token", (1, 1, width), (width,)),
-        reshape(f"{kind}.embeddings.position_embeddings", "image.position_embedding", (1, -1, width), (-1, width)),
-        rename(f"{kind}.embeddings.patch_embeddings.projection.{{p}}", "image.patch_embedding.{p}"),
+        *tower_rules(kind, config.image),
+        *_rows("cls_classifier" if config.distils else "classifier", "head", order),
+    ]
+    if config.distils:
+        rules += _rows("distillation_classifier", "distillation_head", order)
+    return KeyMap(*rules)
+
+
+def tower_rules(theirs: str, config: ViTConfig) -> list[Rule]:
+    """Return the rules of a ViT's or DeiT's tower, whose published keys begin with ``theirs`` and a dot."""
+    layer, block, width = f"{theirs}.encoder.layer.{{i}}", "image.transformer.blocks.{i}", config.width
+    rules = [
+        reshape(f"{theirs}.embeddings.cls_token", "image.class_token", (1, 1, width), (width,)),
+        reshape(f"{theirs}.embeddings.position_embeddings", "image.position_embedding", (1, -1, width), (-1, width)),
+        rename(f"{theirs}.embeddings.patch_embeddings.projection.{{p}}", "image.patch_embedding.{p}"),
         fuse(layer + ".attention.attention.{query,key,value}.{p}", block + ".attention.qkv.{p}"),
         rename(layer + ".attention.output.dense.{p}", block + ".attention.out.{p}"),
         rename(layer + ".layernorm_before.{p}", block + ".norm1.{p}"),
         rename(layer + ".layernorm_after.{p}", block + ".norm2.{p}"),
         rename(layer + ".intermediate.dense.{p}", block + ".mlp.fc1.{p}"),
         rename(layer + ".output.dense.{p}", block + ".mlp.fc2.{p}"),
-        rename(f"{kind}.layernorm.{{p}}", "image.post_norm.{p}"),
-        *_rows("cls_classifier" if config.distils else "classifier", "head", order),
+        rename(f"{theirs}.layernorm.{{p}}", "image.post_norm.{p}"),
     ]
-    if config.image.distillation:
-        token = f"{kind}.embeddings.distillation_token"
+    if config.distillation:
+        token = f"{theirs}.embeddings.distillation_token"
         rules.append(reshape(token, "image.distillation_token", (1, 1, width), (width,)))
-    if config.distils:
-        rules += _rows("distillation_classifier", "distillation_head", order)
-    return KeyMap(*rules)
+    return rules
 
 
 def swin_map(kind: str, order: Sequence[int]) -> KeyMap:

@@ -224,5 +224,5 @@ def init_weights(module: nn.Module) -> None:
     for part in module.modules():
         if isinstance(part, nn.Linear | nn.Embedding):
             nn.init.normal_(part.weight, std=INIT_STD)
-            if isinstance(part, nn.Linear):
+            if isinstance(part, nn.Linear) and part.bias is not None:
                 nn.init.zeros_(part.bias)

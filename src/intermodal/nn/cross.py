@@ -1,13 +1,16 @@
 """A cross-modal block: the tokens of one modality read those of another, and say where they looked.
 
 B batch   L tokens that read   S tokens that are read   D width   C width of the read tokens   H heads
+N sequences after a choice
 """
 
 from __future__ import annotations
 
+import dataclasses
+
 from torch import Tensor, nn
 
-from intermodal.nn.cache import LayerCache
+from intermodal.nn.cache import KVCache, LayerCache
 from intermodal.nn.transformer import MLP, Activation, Attention, Block
 
 
@@ -97,6 +100,7 @@ class DecoderBlock(Block):
         *,
         mask: Tensor | None = None,
         cache: LayerCache | None = None,
+        seen: Tensor | None = None,
     ) -> Tensor:
         """Map (B, L, D) to (B, L, D).
 
@@ -105,10 +109,61 @@ class DecoderBlock(Block):
             context: (B, S, C), or what ``cross.keys`` made of it.
             mask: of the self-attention, as in :meth:`Attention.forward`.
             cache: of the self-attention.
+            seen: which tokens of the context may be read, bool (B, S); None for all.
         """
         x_BLD = x_BLD + self.dropout(self.attention(self.norm1(x_BLD), mask=mask, cache=cache))
-        asked_BLD = self.cross_norm(x_BLD)
-        kept = isinstance(context, tuple)
-        heard_BLD = self.cross(asked_BLD, kept=context) if kept else self.cross(asked_BLD, context)
-        x_BLD = x_BLD + self.dropout(heard_BLD)
+        x_BLD = x_BLD + self.dropout(self.read(self.cross_norm(x_BLD), context, seen))
         return x_BLD + self.dropout(self.mlp(self.norm2(x_BLD)))
+
+    def read(self, asked_BLD: Tensor, context: Tensor | tuple[Tensor, Tensor], seen: Tensor | None = None) -> Tensor:
+        """Return what the cross-attention alone finds for (B, L, D)."""
+        if isinstance(context, tuple):
+            return self.cross(asked_BLD, kept=context, mask=seen)
+        return self.cross(asked_BLD, context, mask=seen)
+
+
+class PostNormDecoderBlock(DecoderBlock):
+    """A decoder's block whose norms stand behind the branches, as in the first transformer and in BART.
+
+    ``norm1(x + attention(x))``, then ``cross_norm(x + cross(x, c))``, then ``norm2(x + mlp(x))`` (Vaswani et al. 2017,
+    section 3.1). The parts and arguments are those of :class:`DecoderBlock`.
+    """
+
+    def forward(  # type: ignore[override]  # a decoder's block cannot do without its context
+        self,
+        x_BLD: Tensor,
+        context: Tensor | tuple[Tensor, Tensor],
+        *,
+        mask: Tensor | None = None,
+        cache: LayerCache | None = None,
+        seen: Tensor | None = None,
+    ) -> Tensor:
+        """Map (B, L, D) to (B, L, D); see :meth:`DecoderBlock.forward`."""
+        x_BLD = self.written(x_BLD, mask=mask, cache=cache)
+        x_BLD = self.cross_norm(x_BLD + self.dropout(self.read(x_BLD, context, seen)))
+        return self.norm2(x_BLD + self.dropout(self.mlp(x_BLD)))
+
+    def written(self, x_BLD: Tensor, *, mask: Tensor | None = None, cache: LayerCache | None = None) -> Tensor:
+        """Return what the cross-attention is asked with: the first third of :meth:`forward`."""
+        return self.norm1(x_BLD + self.dropout(self.attention(x_BLD, mask=mask, cache=cache)))
+
+
+@dataclasses.dataclass
+class Written:
+    """What a decoder remembers: its own keys and values, and those of what it reads, computed once.
+
+    Attributes:
+        cache: of the tokens.
+        context: keys and values of each block's cross-attention.
+        seen: which tokens of the context may be read, bool (B, S); None for all.
+    """
+
+    cache: KVCache
+    context: list[tuple[Tensor, Tensor]]
+    seen: Tensor | None = None
+
+    def reorder(self, rows_N: Tensor) -> None:
+        """Replace the sequences by those of these numbers."""
+        self.cache.reorder(rows_N)
+        self.context = [(k[rows_N], v[rows_N]) for k, v in self.context]
+        self.seen = None if self.seen is None else self.seen[rows_N]

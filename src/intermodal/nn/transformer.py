@@ -22,7 +22,7 @@ from intermodal.core.errors import ConfigError
 from intermodal.nn.cache import KVCache, LayerCache
 from intermodal.nn.linear import linear
 
-Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "silu"]
+Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "silu", "relu"]
 Norm = Literal["layer", "rms"]
 Turn = tuple[Tensor, Tensor]
 """Cosines and sines by which queries and keys are turned, as :class:`intermodal.nn.rotary.Rotary` makes them."""
@@ -48,6 +48,7 @@ ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
     "gelu_tanh": gelu_tanh,
     "quick_gelu": quick_gelu,
     "silu": F.silu,
+    "relu": F.relu,
 }
 
 
@@ -524,6 +525,7 @@ def build_transformer(
     activation: Activation,
     norm_eps: float = 1e-5,
     causal: bool = False,
+    input_bias: bool = True,
 ) -> Transformer:
     """Return ``depth`` pre-norm blocks of self-attention and MLP, initialised as CLIP's are.
 
@@ -537,7 +539,7 @@ def build_transformer(
     blocks = []
     writes = width**-0.5 * (2 * max(depth, 1)) ** -0.5
     for _ in range(depth):
-        attention = Attention(width, heads, causal=causal)
+        attention = Attention(width, heads, causal=causal, input_bias=input_bias)
         mlp = MLP(width, mlp_width, activation)
         for layer, std in (
             (attention.qkv, width**-0.5),
@@ -546,7 +548,8 @@ def build_transformer(
             (mlp.fc2, writes),
         ):
             nn.init.normal_(layer.weight, std=std)
-            nn.init.zeros_(layer.bias)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
         blocks.append(Block(width, attention, mlp, norm_eps=norm_eps))
     return Transformer(blocks)
 

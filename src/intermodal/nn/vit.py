@@ -35,6 +35,7 @@ class ViTConfig(Config):
         patch_bias: the patch embedding has a bias, as SigLIP's has.
         pool: ``"cls"`` reads a class token (CLIP), ``"attention"`` a learnt probe that attends to the patches
             (SigLIP), ``"mean"`` averages the patches.
+        qkv_bias: queries, keys and values have biases.
         distillation: with ``"cls"``: a second token after the class token, for what a teacher says (Touvron et al. 2021).
 
     Raises:
@@ -55,6 +56,7 @@ class ViTConfig(Config):
     patch_bias: bool = False
     pool: Literal["cls", "attention", "mean"] = "cls"
     distillation: bool = False
+    qkv_bias: bool = True
 
     def __post_init__(self) -> None:
         if self.heads < 1 or self.width < 1 or self.width % self.heads:
@@ -163,6 +165,7 @@ class VisionTransformer(nn.Module):
             config.hidden,
             activation=config.activation,
             norm_eps=config.norm_eps,
+            input_bias=config.qkv_bias,
         )
         self.post_norm = nn.LayerNorm(config.width, eps=config.norm_eps)
         if config.pool == "attention":

@@ -8,7 +8,7 @@ Shapes:
 
 from __future__ import annotations
 
-import dataclasses
+import math
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from intermodal.core.config import Config
 from intermodal.core.errors import ConfigError, DataError
 from intermodal.nn.cache import KVCache
-from intermodal.nn.cross import DecoderBlock
+from intermodal.nn.cross import DecoderBlock, Written
 from intermodal.nn.transformer import ACTIVATIONS, MLP, Activation, Attention, Block, Transformer
 
 INIT_STD = 0.02
@@ -76,7 +76,7 @@ class WhisperNetworkConfig(Config):
 
 def sinusoids(positions: int, width: int) -> Tensor:
     """Return position embeddings ``(positions, width)``: sines, then cosines, of wavelengths from 2 pi to 10,000 x 2 pi."""
-    rate = torch.exp(-torch.log(torch.tensor(10_000.0)) / (width // 2 - 1 or 1) * torch.arange(width // 2))
+    rate = torch.exp(-math.log(10_000) / (width // 2 - 1 or 1) * torch.arange(width // 2))
     angle = torch.arange(positions).unsqueeze(1) * rate
     return torch.cat([angle.sin(), angle.cos()], 1)
 
@@ -123,24 +123,6 @@ class WhisperEncoder(nn.Module):
         x_BDT = F.gelu(self.conv1(mel_BTM.transpose(1, 2)))
         x_BSD = F.gelu(self.conv2(x_BDT)).transpose(1, 2) + self.position_embedding
         return self.norm(self.transformer(self.dropout(x_BSD)))
-
-
-@dataclasses.dataclass
-class Written:
-    """What a decoder remembers: its own keys and values, and those of the sound, computed once.
-
-    Attributes:
-        cache: of the tokens.
-        sound: keys and values of each block's cross-attention.
-    """
-
-    cache: KVCache
-    sound: list[tuple[Tensor, Tensor]]
-
-    def reorder(self, rows_N: Tensor) -> None:
-        """Replace the sequences by those of these numbers."""
-        self.cache.reorder(rows_N)
-        self.sound = [(k[rows_N], v[rows_N]) for k, v in self.sound]
 
 
 class WhisperDecoder(nn.Module):
@@ -200,7 +182,7 @@ class WhisperDecoder(nn.Module):
             if memory is None:
                 x_BLD = block(x_BLD, sound)
             else:
-                x_BLD = block(x_BLD, memory.sound[number], cache=memory.cache.layers[number])
+                x_BLD = block(x_BLD, memory.context[number], cache=memory.cache.layers[number])
         return self.norm(x_BLD)
 
     def logits(self, x_BLD: Tensor) -> Tensor:

@@ -29,6 +29,7 @@ RECIPES: dict[str, str] = {
     "clip-guided": "intermodal.recipes.captioners:clip_guided",
     "clip-guided-flickr": "intermodal.recipes.captioners:clip_guided_flickr",
     "experts": "intermodal.recipes.experts:experts",
+    "trocr": "intermodal.recipes.trocr:trocr",
     "simclr": "intermodal.recipes.self_supervised:simclr",
     "vicreg": "intermodal.recipes.self_supervised:vicreg",
     "e-ssl": "intermodal.recipes.self_supervised:e_ssl",

@@ -20,7 +20,8 @@ from intermodal.decode.generate import generate_scored
 from intermodal.decode.sampling import Sampling
 from intermodal.decode.stepper import RuledStepper
 from intermodal.methods.speech.whisper_tokens import WhisperTokens, rule
-from intermodal.nn.whisper import WhisperDecoder, WhisperNetwork, Written
+from intermodal.nn.cross import Written
+from intermodal.nn.whisper import WhisperDecoder, WhisperNetwork
 
 FRAMES_PER_STEP = 2
 """Frames of sound for one step of time that the tokens can say: 10 ms and 20 ms."""
