@@ -97,6 +97,7 @@ EQUATIONS = {
     "mel-deltas": r"$d_t = \frac{\sum_{j=1}^{J} j\left(c_{t+j} - c_{t-j}\right)}{2\sum_{j=1}^{J} j^2}$",
     "clip-softmax": r"$L = -\frac{1}{2B}\sum_{i}\left[\log\frac{e^{s\,x_i\cdot y_i}}{\sum_j e^{s\,x_i\cdot y_j}}"
     r" + \log\frac{e^{s\,x_i\cdot y_i}}{\sum_j e^{s\,x_j\cdot y_i}}\right]$",
+    "llava": r"$H_v = W\,Z_v\qquad L = -\sum_{i \in answers}\ \log p_\theta(a_i\ |\ H_v,\ q,\ a_{<i})$",
     "experts": r"$x' = x + \mathrm{attention}(\mathrm{norm}(x))\qquad "
     r"y_t = x'_t + \mathrm{mlp}_{e(t)}(\mathrm{norm}_{e(t)}(x'_t))\qquad e(t)\in\{V,\,L,\,VL\}$",
     "experts-loss": r"$L = L_{con} + L_{match} + L_{words}\qquad "

@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "embed": ("intermodal.cli.embed", "turn pictures and texts into vectors"),
     "classify": ("intermodal.cli.classify", "sort pictures under labels of your choice"),
     "caption": ("intermodal.cli.caption", "say in words what pictures show"),
+    "ask": ("intermodal.cli.ask", "ask questions about pictures, one or several in a chat"),
     "read": ("intermodal.cli.read", "read the text in pictures of pages and lines"),
     "generate": ("intermodal.cli.generate", "draw pictures from a prompt, or write texts, with a model that can"),
     "interpolate": ("intermodal.cli.interpolate", "draw pictures between two pictures or two texts"),

@@ -7,7 +7,7 @@ travel with the model do the rest.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from intermodal.core.captioning import Caption, Captioning
+    from intermodal.core.chat import Chat
     from intermodal.core.drawing import Drawing, Watcher
     from intermodal.core.progress import Progress
     from intermodal.core.reading import Line
@@ -265,6 +266,35 @@ class Reads(Protocol):
 
 
 @runtime_checkable
+class Answers(Protocol):
+    """Answers questions about pictures, in a chat of any number of turns."""
+
+    def answer(
+        self, chats: Sequence[Chat], settings: Captioning | None = None, *, watch: Progress | None = None
+    ) -> list[Caption]:
+        """Return the answer to the last question of each chat.
+
+        Args:
+            chats: turns (:class:`~intermodal.core.chat.Turn`); all but the last of each have their answers.
+            settings: beam, temperature, length and so on; greedy by default.
+            watch: told how far it is.
+
+        Raises:
+            DataError: if a chat cannot be answered, or is longer than what the model reads.
+            ConfigError: if the settings ask for what the model cannot do.
+        """
+        ...
+
+    def answering(self, chat: Chat, settings: Captioning | None = None) -> Iterator[str]:
+        """Yield the answer to the last question in pieces, as they are written.
+
+        Raises:
+            DataError: as :meth:`answer`, when the first piece is asked for.
+        """
+        ...
+
+
+@runtime_checkable
 class Transcribes(Protocol):
     """Writes down what is said in recordings."""
 
@@ -349,6 +379,7 @@ CAPABILITIES: dict[str, type] = {
     "complete": Completes,
     "words": HasWords,
     "caption": Captions,
+    "answer": Answers,
     "read": Reads,
     "transcribe": Transcribes,
     "align": Aligns,

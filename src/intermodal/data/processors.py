@@ -73,6 +73,10 @@ class Processor:
             from intermodal.data.sentences import SentenceProcessor
 
             return SentenceProcessor.restore(data, folder)
+        if data.get("kind") == "chat":
+            from intermodal.data.chat import ChatProcessor
+
+            return ChatProcessor.restore(data, folder)
         if data.get("kind") == "pieces":
             from intermodal.data.transcripts import PieceProcessor
 

@@ -57,19 +57,10 @@ def read_config(data: Mapping[str, Any]) -> CLIPConfig:
     clip = kind == "clip"
     if not clip and not vision["vision_use_head"]:
         raise CheckpointError("This SigLIP has no pooling head (vision_use_head is false).")
-    size = vision["image_size"]
     eos = text["eos_token_id"]
     if not isinstance(eos, int):
         raise CheckpointError(f"The text_config's eos_token_id must be one number, found {eos!r}.")
-    image = ViTConfig(
-        image_size=size if isinstance(size, int) else (int(size[0]), int(size[1])),
-        patch_size=_square(vision["patch_size"]),
-        channels=vision["num_channels"],
-        pre_norm=clip,
-        patch_bias=not clip,
-        pool="cls" if clip else "attention",
-        **_tower(vision),
-    )
+    image = _picture_tower(vision, clip=clip)
     texts = TextConfig(
         vocab_size=text["vocab_size"],
         context_length=text["max_position_embeddings"],
@@ -94,6 +85,24 @@ def read_config(data: Mapping[str, Any]) -> CLIPConfig:
         init_logit_scale=10.0,
         project_image=False,
         text_projection_bias=True,
+    )
+
+
+def read_tower(vision: Mapping[str, Any]) -> ViTConfig:
+    """Return the configuration of a CLIP's picture tower by itself, of a published ``vision_config``."""
+    return _picture_tower({**_DEFAULTS["clip"]["vision_config"], **vision}, clip=True)
+
+
+def _picture_tower(vision: Mapping[str, Any], *, clip: bool) -> ViTConfig:
+    size = vision["image_size"]
+    return ViTConfig(
+        image_size=size if isinstance(size, int) else (int(size[0]), int(size[1])),
+        patch_size=_square(vision["patch_size"]),
+        channels=vision["num_channels"],
+        pre_norm=clip,
+        patch_bias=not clip,
+        pool="cls" if clip else "attention",
+        **_tower(vision),
     )
 
 
@@ -174,18 +183,14 @@ def model_type(config: CLIPConfig) -> tuple[ModelType, ViTConfig]:
 def key_map(kind: ModelType) -> KeyMap:
     """Return the key map of transformers' CLIPModel or SiglipModel."""
     shared = (
-        *_tower_rules("vision_model", "image"),
+        *_places_rules("vision_model", "image"),
         *_tower_rules("text_model", "text"),
-        rename("vision_model.embeddings.patch_embedding.{p}", "image.patch_embedding.{p}"),
-        rename("vision_model.embeddings.position_embedding.weight", "image.position_embedding"),
-        rename("vision_model.post_layernorm.{p}", "image.post_norm.{p}"),
         rename("text_model.embeddings.token_embedding.weight", "text.token_embedding.weight"),
         rename("text_model.embeddings.position_embedding.weight", "text.position_embedding"),
         rename("text_model.final_layer_norm.{p}", "text.final_norm.{p}"),
     )
     clip = (
-        rename("vision_model.embeddings.class_embedding", "image.class_token"),
-        rename("vision_model.pre_layrnorm.{p}", "image.pre_norm.{p}"),
+        *_class_rules("vision_model", "image"),
         rename("visual_projection.weight", "image_projection.weight"),
         rename("text_projection.weight", "text_projection.weight"),
         rename("logit_scale", "logit_scale"),
@@ -206,6 +211,27 @@ def key_map(kind: ModelType) -> KeyMap:
         *shared,
         *(clip if kind == "clip" else siglip),
         ignored=("{tower}.embeddings.position_ids",),
+    )
+
+
+def tower_rules(theirs: str, ours: str) -> tuple[Rule, ...]:
+    """Return the rules of a CLIP's picture tower by itself, whose names begin so."""
+    return (*_places_rules(theirs, ours), *_class_rules(theirs, ours))
+
+
+def _places_rules(theirs: str, ours: str) -> tuple[Rule, ...]:
+    return (
+        *_tower_rules(theirs, ours),
+        rename(theirs + ".embeddings.patch_embedding.{p}", ours + ".patch_embedding.{p}"),
+        rename(theirs + ".embeddings.position_embedding.weight", ours + ".position_embedding"),
+        rename(theirs + ".post_layernorm.{p}", ours + ".post_norm.{p}"),
+    )
+
+
+def _class_rules(theirs: str, ours: str) -> tuple[Rule, ...]:
+    return (
+        rename(theirs + ".embeddings.class_embedding", ours + ".class_token"),
+        rename(theirs + ".pre_layrnorm.{p}", ours + ".pre_norm.{p}"),
     )
 
 

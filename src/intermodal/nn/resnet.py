@@ -196,6 +196,20 @@ class ModifiedResNet(nn.Module):
         Raises:
             DataError: if the pictures are not of the configured size.
         """
+        tokens_BLD = self.maps(image_BCHW).flatten(2).transpose(1, 2)
+        if self.config.pool == "mean":
+            return tokens_BLD.mean(1), tokens_BLD
+        if self.config.pool == "flat":
+            return tokens_BLD.flatten(1), tokens_BLD
+        x_BLD = torch.cat([tokens_BLD.mean(1, keepdim=True), tokens_BLD], dim=1) + self.position_embedding
+        return self.pool(x_BLD[:, :1], x_BLD)[:, 0], tokens_BLD
+
+    def maps(self, image_BCHW: Tensor, stages: int | None = None) -> Tensor:
+        """Return the map behind the first ``stages`` stages, by default all: (B, D, H', W').
+
+        Raises:
+            DataError: as :meth:`forward`.
+        """
         size = self.config.size
         if image_BCHW.dim() != 4 or tuple(image_BCHW.shape[1:]) != (3, *size):
             raise DataError(
@@ -205,12 +219,6 @@ class ModifiedResNet(nn.Module):
         x = F.relu(self.bn1(self.conv1(image_BCHW)), inplace=True)
         x = F.relu(self.bn2(self.conv2(x)), inplace=True)
         x = F.avg_pool2d(F.relu(self.bn3(self.conv3(x)), inplace=True), 2)
-        for stage in self.stages:
+        for stage in [*self.stages][:stages]:
             x = stage(x)
-        tokens_BLD = x.flatten(2).transpose(1, 2)
-        if self.config.pool == "mean":
-            return tokens_BLD.mean(1), tokens_BLD
-        if self.config.pool == "flat":
-            return tokens_BLD.flatten(1), tokens_BLD
-        x_BLD = torch.cat([tokens_BLD.mean(1, keepdim=True), tokens_BLD], dim=1) + self.position_embedding
-        return self.pool(x_BLD[:, :1], x_BLD)[:, 0], tokens_BLD
+        return x

@@ -29,6 +29,8 @@ RECIPES: dict[str, str] = {
     "clip-guided": "intermodal.recipes.captioners:clip_guided",
     "clip-guided-flickr": "intermodal.recipes.captioners:clip_guided_flickr",
     "experts": "intermodal.recipes.experts:experts",
+    "llava": "intermodal.recipes.llava:llava",
+    "llava-flickr": "intermodal.recipes.llava:llava_flickr",
     "trocr": "intermodal.recipes.trocr:trocr",
     "simclr": "intermodal.recipes.self_supervised:simclr",
     "vicreg": "intermodal.recipes.self_supervised:vicreg",

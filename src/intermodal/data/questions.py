@@ -1,0 +1,272 @@
+"""Questions about pictures and their answers, made by stated rules from what is known of a set's pictures.
+
+Of the emoji set, by its names, groups, sub-groups, keywords and styles; of captioned pictures (Flickr8k), by the words of
+their captions. The kinds of questions, and what decides the answer:
+
+* ``name``: what it is; its name.
+* ``kind``: of what kind it is; its sub-group.
+* ``group``: to which group it belongs.
+* ``style``: in which artist's style it is drawn.
+* ``word``: whether it has to do with a word. Half of the answers are yes: a word of its name and keywords (or captions).
+  For a no, the word is one of another picture, so that the word alone says little about the answer.
+* ``unseen``: what no picture shows (a price, a smell, a name of somebody); the answer is that it cannot be seen.
+* ``caption``: captioned pictures: a description; any of the captions answers it.
+
+Words that are asked about occur in at least :data:`FEW` training concepts or pictures: a word never learnt could only be
+guessed. Held-out concepts stay held out: questions are made from the split's own pictures.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from intermodal.core.chat import Turn
+from intermodal.core.errors import ConfigError, DataError
+from intermodal.core.fields import Field
+from intermodal.data.chat import FORMAT
+from intermodal.data.emoji import EmojiPictures, EmojiSource
+from intermodal.data.source import CaptionedSource, Sample, Source, SourceConfig
+
+FEW = 8
+"""A word is asked about if so many training concepts or pictures have it."""
+TRIES = 20
+"""Draws of another picture's word before a question is given up."""
+SEED = 7
+YES, NO = "yes", "no"
+UNSEEN = "that cannot be seen"
+ASKED: Mapping[str, tuple[str, ...]] = {
+    "name": ("what is this?", "what does the picture show?", "name it"),
+    "kind": ("what kind of thing is it?", "of what kind is it?"),
+    "group": ("which group does it belong to?", "in which group is it?"),
+    "style": ("in which style is it drawn?", "whose style is it?"),
+    "word": ("has it to do with {}?", "is it about {}?"),
+    "caption": ("describe the picture", "what is happening here?"),
+    "there": ("does somebody who describes it say {}?",),
+    "unseen": (
+        "how much does it cost?",
+        "who bought it?",
+        "what does it smell like?",
+        "how old is its owner?",
+        "when was it made?",
+        "what is behind it?",
+        "how heavy is it?",
+        "what happened the day before?",
+    ),
+}
+"""How each kind is asked; ``there`` is ``word`` of captioned pictures."""
+KINDS = ("name", "kind", "group", "style", "word", "unseen")
+CAPTION_KINDS = ("caption", "word", "unseen")
+EMOJI = EmojiSource(unit="concept")
+COMMON = frozenset(
+    "a an the and or of in on at to is are with by for from as his her its their it that this".split()  # noqa: SIM905
+)
+"""Words of captions that are not asked about."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question about one picture of a source.
+
+    Attributes:
+        kind: of question.
+        index: of the picture, among the source's samples.
+        text: what is asked.
+        answers: what is right; the first is the one that is learnt.
+    """
+
+    kind: str
+    index: int
+    text: str
+    answers: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuestionSource(SourceConfig):
+    """Chats of a few questions about each picture of the emoji set, or of captioned pictures.
+
+    Attributes:
+        of: the pictures.
+        kinds: of questions; those that the pictures have no answer for are left out.
+        turns: questions about a picture in one training chat, of different kinds.
+
+    Raises:
+        ConfigError: if a kind is unknown or there is none, or ``turns`` is below 1.
+    """
+
+    of: SourceConfig = EMOJI
+    kinds: tuple[str, ...] = KINDS
+    turns: int = 3
+
+    def __post_init__(self) -> None:
+        unknown = sorted(set(self.kinds) - set(ASKED))
+        if unknown or not self.kinds or self.turns < 1:
+            raise ConfigError(
+                f"Questions are of the kinds {', '.join(dict.fromkeys(KINDS + CAPTION_KINDS))}, at least 1 a chat; found "
+                f"{', '.join(unknown) or self.kinds} and {self.turns}."
+            )
+
+    def open(self, split: str) -> Questions:
+        """Open a split of the pictures.
+
+        Raises:
+            DataError: if they have no captions and are not the emoji set.
+        """
+        return Questions(self, self.of.open(split), known_words(self.of))
+
+    def training_texts(self) -> list[str]:
+        """Return each training question with its answers in the frame of a chat, for tokenizers and decoders."""
+        source = self.open("train")
+        return [FORMAT.text([Turn(q.text, answer)]) for q in source.questions() for answer in q.answers]
+
+
+class Questions(Source):
+    """One split; a sample is a picture and a chat about it."""
+
+    fields: Mapping[str, Field] = {
+        "image": Field((), "image", "a picture"),
+        "chat": Field((), "chat", "questions about it, with answers"),
+        "text": Field((), "str", "the chat as one text, without the picture"),
+    }
+
+    def __init__(self, config: QuestionSource, pictures: Source, known: frozenset[str]) -> None:
+        if not isinstance(pictures, EmojiPictures | CaptionedSource):
+            raise DataError(
+                f"{pictures.name} has neither captions nor the emoji set's names: nothing can be asked about it."
+            )
+        self.config, self.pictures, self.known = config, pictures, known
+        self.name = f"questions about {pictures.name}"
+        self._units = list(pictures.concepts.values()) if isinstance(pictures, EmojiPictures) else []
+        self._words = [sorted(words & known) for words in words_of(pictures)]
+        able = KINDS if isinstance(pictures, EmojiPictures) else CAPTION_KINDS
+        self.kinds = tuple(kind for kind in config.kinds if kind in able)
+        if not self.kinds:
+            raise DataError(f"{pictures.name} answers questions of the kinds {', '.join(able)} alone.")
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def sample(self, index: int, rng: np.random.Generator | None = None) -> Sample:
+        """Return a picture and a chat about it: with ``rng`` of random kinds, else of each kind once."""
+        drawn = rng or self._fixed(index)
+        row = self._row(index, rng)
+        image = self._image(index, row)
+        kinds = list(self.kinds) if rng is None else [self.kinds[i] for i in drawn.permutation(len(self.kinds))]
+        turns: list[Turn] = []
+        for kind in kinds if rng is None else kinds[: self.config.turns]:
+            question = self._ask(kind, index, row, drawn)
+            if question is not None:
+                answer = question.answers[int(drawn.integers(len(question.answers)))]
+                turns.append(Turn(question.text, answer, () if turns else (image,)))
+        if not turns:  # of a picture without a word that can be asked about
+            turns = [Turn(str(drawn.choice(ASKED["unseen"])), UNSEEN, (image,))]
+        return {"image": image, "chat": turns, "text": FORMAT.text(turns)}
+
+    def questions(self) -> list[Question]:
+        """Return one question of each kind about each picture, always the same; no picture is decoded."""
+        found = []
+        for index in range(len(self)):
+            rng = self._fixed(index)
+            row = self._row(index, None)
+            asked = [self._ask(kind, index, row, rng) for kind in self.kinds]
+            found += [question for question in asked if question is not None]
+        return found
+
+    def picture(self, index: int) -> Any:
+        """Return the picture that :meth:`questions` speaks of."""
+        return self._image(index, self._row(index, None))
+
+    def sample_name(self, index: int) -> str:
+        """Return the picture's name."""
+        return self.pictures.sample_name(index)
+
+    def texts(self) -> list[str]:
+        """Return each question with its first answer in the frame of a chat."""
+        return [FORMAT.text([Turn(q.text, q.answers[0])]) for q in self.questions()]
+
+    def _fixed(self, index: int) -> np.random.Generator:
+        return np.random.default_rng([SEED, index])
+
+    def _row(self, index: int, rng: np.random.Generator | None) -> int:
+        """Return which of a concept's pictures is asked about; without ``rng`` another style for each concept."""
+        if not isinstance(self.pictures, EmojiPictures):
+            return index
+        rows = self._rows(index)
+        return rows[int(rng.integers(len(rows)))] if rng is not None else rows[index % len(rows)]
+
+    def _rows(self, index: int) -> list[int]:
+        assert isinstance(self.pictures, EmojiPictures)
+        return self._units[index] if self.pictures.config.unit == "concept" else [index]
+
+    def _image(self, index: int, row: int) -> Any:
+        if isinstance(self.pictures, EmojiPictures):
+            return self.pictures.image(row)
+        assert isinstance(self.pictures, CaptionedSource)
+        return self.pictures.picture(index)
+
+    def _ask(self, kind: str, index: int, row: int, rng: np.random.Generator) -> Question | None:
+        asked = ASKED[kind][int(rng.integers(len(ASKED[kind])))]
+        if kind == "unseen":
+            return Question(kind, index, asked, (UNSEEN,))
+        if kind == "word":
+            return self._ask_word(index, row, rng)
+        if isinstance(self.pictures, EmojiPictures):
+            facts = self.pictures.rows[row]
+            field = {"name": "name", "kind": "subgroup", "group": "group", "style": "style"}[kind]
+            return Question(kind, index, asked, (plain(facts[field]),))
+        assert isinstance(self.pictures, CaptionedSource)
+        return Question(kind, index, asked, tuple(plain(text) for text in self.pictures.captions(index)))
+
+    def _ask_word(self, index: int, row: int, rng: np.random.Generator) -> Question | None:
+        emoji = isinstance(self.pictures, EmojiPictures)
+        place = row if emoji else index
+        forms = ASKED["word" if emoji else "there"]
+        form, own = forms[int(rng.integers(len(forms)))], self._words[place]
+        if not own:  # always no, and so for every picture alike: not asked
+            return None
+        if rng.random() < 0.5:
+            return Question("word", index, form.format(own[int(rng.integers(len(own)))]), (YES,))
+        for _ in range(TRIES):
+            others = self._words[int(rng.integers(len(self._words)))]
+            word = others[int(rng.integers(len(others)))] if others else ""
+            if word and word not in own:
+                return Question("word", index, form.format(word), (NO,))
+        return None
+
+
+def plain(text: str) -> str:
+    """Return a text as an answer: lower case, words alone, a space between."""
+    return " ".join(re.findall(r"[\w'’]+", text.lower()))
+
+
+def words_of(pictures: Source) -> list[set[str]]:
+    """Return the words of each picture: of the emoji set's names and keywords by row, else of all captions."""
+    if isinstance(pictures, EmojiPictures):
+        return [set(plain(" ".join([row["name"], *row["keywords"]])).split()) - COMMON for row in pictures.rows]
+    assert isinstance(pictures, CaptionedSource)
+    return [set(plain(" ".join(pictures.captions(i))).split()) - COMMON for i in range(len(pictures))]
+
+
+@functools.lru_cache(maxsize=4)
+def known_words(of: SourceConfig) -> frozenset[str]:
+    """Return the words that may be asked about, by the training pictures."""
+    pictures = of.open("train")
+    words = words_of(pictures) if isinstance(pictures, EmojiPictures | CaptionedSource) else []
+    if isinstance(pictures, EmojiPictures):
+        words = [set.union(*(words[row] for row in rows)) for rows in pictures.concepts.values()]
+    counts = Counter(word for each in words for word in each if len(word) > 2)
+    return frozenset(word for word, count in counts.items() if count >= FEW)
+
+
+def most_frequent(questions: Sequence[Question]) -> dict[str, str]:
+    """Return the most frequent first answer of each kind."""
+    counts: dict[str, Counter[str]] = {}
+    for question in questions:
+        counts.setdefault(question.kind, Counter())[question.answers[0]] += 1
+    return {kind: min(found, key=lambda answer: (-found[answer], answer)) for kind, found in counts.items()}
