@@ -8,6 +8,7 @@ Requests are forms, so that a text and an uploaded picture are sent the same way
     curl -F prompt="a red heart" -F steps=25 -F guidance=4 http://127.0.0.1:8000/draw
     curl -F text="a red heart" -F text="a green frog" http://127.0.0.1:8000/interpolate
     curl -F image=@photo.jpg -F beam=4 http://127.0.0.1:8000/caption
+    curl -F image=@photo.jpg -F question="what is this?" -F stream=true http://127.0.0.1:8000/ask
     curl -F image=@photo.jpg http://127.0.0.1:8000/encode
     curl -F tokens=@photos.imtok http://127.0.0.1:8000/decode
     curl -F analogy=man -F analogy=king -F analogy=woman http://127.0.0.1:8000/words
@@ -30,6 +31,7 @@ from PIL import Image
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
+from intermodal.api.ask import add_asking
 from intermodal.api.caption import add_captioning
 from intermodal.api.draw import add_drawing
 from intermodal.api.limits import MAX_BYTES, MAX_INPUTS, MAX_SAMPLES, MAX_STEPS, MAX_TEXT, LimitBody
@@ -313,6 +315,7 @@ def create_app(run: str | Path | Session, index: SearchIndex | None = None, *, m
         return Words(words=[Word(word=w.word, cosine=w.cosine, rank=w.rank) for w in found])
 
     add_captioning(app, session, one_at_a_time)
+    add_asking(app, session, one_at_a_time)
     add_drawing(app, session, one_at_a_time)
     add_reading(app, session, one_at_a_time)
     add_speech(app, session, one_at_a_time)
