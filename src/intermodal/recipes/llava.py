@@ -23,7 +23,7 @@ from intermodal.methods.captioning.language import LanguageConfig, check_languag
 from intermodal.methods.contrastive.clip import CLIP
 from intermodal.methods.vision_language.llava import LLaVA
 from intermodal.nn.causal import llama
-from intermodal.recipes.base import OptimConfig, Recipe, TrainConfig
+from intermodal.recipes.base import Expect, OptimConfig, Recipe, TrainConfig
 from intermodal.recipes.clip import CLIPRecipe, clip_small
 from intermodal.recipes.first import loaded, trained_first
 from intermodal.recipes.language import LanguageRecipe
@@ -152,7 +152,9 @@ class LLaVARecipe(Recipe):
 
 
 def llava() -> LLaVARecipe:
-    """LLaVA on questions about the shipped emoji set: a frozen CLIP's places, two layers, a Llama of 0.9 million parameters.
+    """LLaVA on the shipped emoji set: 37 % of questions about unseen concepts (no picture: 28 %).
+
+    A frozen CLIP's places, two layers, a small Llama; 6 minutes of a shared core, of which it computes one.
 
     ``intermodal train clip-small --run runs/clip-small``, then ``intermodal train llava``; ``--clip None`` trains both.
     """
@@ -172,6 +174,16 @@ def llava() -> LLaVARecipe:
         augment=ImageAugment(rotate=6, scale=(0.92, 1.06), translate=0.03, brightness=0.08, contrast=0.12),
         optim=OptimConfig(lr=2e-3, betas=(0.9, 0.95), weight_decay=0.1, warmup=30, ema=0.98),
         train=TrainConfig(steps=400, batch_size=64, precision="bf16", log_every=20, checkpoint_every=100),
+        expect=(
+            Expect(
+                metric="exact",
+                low=0.33,
+                high=0.43,
+                on="1,737 questions about 300 unseen concepts",
+                hardware="one CPU core",
+                minutes=6.1,
+            ),
+        ),
     )
 
 
