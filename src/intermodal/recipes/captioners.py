@@ -26,7 +26,7 @@ from intermodal.methods.captioning.joint import check_clip
 from intermodal.methods.captioning.language import LanguageConfig, LanguageDecoder, check_language
 from intermodal.methods.contrastive.clip import CLIP
 from intermodal.nn.causal import CausalConfig
-from intermodal.recipes.base import OptimConfig, Recipe, TrainConfig
+from intermodal.recipes.base import Expect, OptimConfig, Recipe, TrainConfig
 from intermodal.recipes.clip import CLIPRecipe, clip_small
 from intermodal.recipes.first import loaded, trained_first
 from intermodal.recipes.language import LanguageRecipe
@@ -298,12 +298,24 @@ def clipcap_flickr() -> ClipCapRecipe:
 def decap() -> DeCapRecipe:
     """DeCap on the emoji set's texts: no picture is seen in training; a memory of the texts leads across the gap.
 
-    ``intermodal train clip-small --run runs/clip-small``, then ``intermodal train decap``; ``--clip None`` trains
-    that CLIP
-    first.
+    ``intermodal train clip-small --run runs/clip-small``, then ``intermodal train decap``; ``--clip None`` trains that
+    CLIP first. Two CPU minutes: CIDEr 0.25, chance 0.01, the nearest picture's caption 0.36.
     """
+    expect = Expect(
+        metric="cider",
+        low=0.17,
+        high=0.35,
+        on="300 pictures of unseen emoji concepts",
+        hardware="one thread of a two-core CPU (AMD EPYC)",
+        minutes=9.38,
+    )
     return DeCapRecipe(
-        name="decap", first_clip=clip_small(), first_language=_first_language(), optim=OPTIM, train=BUDGET
+        name="decap",
+        first_clip=clip_small(),
+        first_language=_first_language(),
+        optim=OPTIM,
+        train=BUDGET,
+        expect=(expect,),
     )
 
 
@@ -312,7 +324,7 @@ def capdec() -> DeCapRecipe:
 
     ``intermodal train capdec``
     """
-    return decap().replace(name="capdec", memory=0, noise=0.05)
+    return decap().replace(name="capdec", memory=0, noise=0.05, expect=())
 
 
 def decap_flickr() -> DeCapRecipe:
@@ -320,7 +332,7 @@ def decap_flickr() -> DeCapRecipe:
 
     ``intermodal train decap-flickr --clip RUN``, RUN being one of the recipe clip-photos.
     """
-    return _on_photographs(decap(), "decap-flickr")
+    return _on_photographs(decap(), "decap-flickr").replace(expect=())
 
 
 def clip_guided() -> ClipGuidedRecipe:
