@@ -132,6 +132,7 @@ def test_activations_are_their_formulas(name):
         "gelu_tanh": lambda x: 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
         "quick_gelu": lambda x: x / (1 + torch.exp(-1.702 * x)),
         "silu": lambda x: x / (1 + torch.exp(-x)),
+        "relu": lambda x: x * (x > 0),
     }
     x = torch.linspace(-9, 9, 181, dtype=torch.float64, requires_grad=True)
     found, wanted = ACTIVATIONS[name](x), formulas[name](x)

@@ -152,7 +152,7 @@ class CoCa(Captioner):
         """
         text_BL, real_BL = batch["text"], self.real(batch["text"])
         image_BD, read_BSD = self.see(batch["image"])
-        text_BD, token_BLD = self.read(text_BL)
+        text_BD, token_BLD = self.read_text(text_BL)
         scale = self.logit_scale.clamp(max=MAX_LOGIT_SCALE).exp()
         contrastive = info_nce(image_BD, text_BD, scale)
 
@@ -180,7 +180,7 @@ class CoCa(Captioner):
             one_BD, read_BSD = self.contrastive_norm(self.contrastive_pooler(tokens_BSC)[:, 0]), pooled_BSD
         return F.normalize(self.image_projection(one_BD), dim=-1), read_BSD
 
-    def read(self, text_BL: Tensor) -> tuple[Tensor, Tensor]:
+    def read_text(self, text_BL: Tensor) -> tuple[Tensor, Tensor]:
         """Return texts' unit vectors ``(B, D)`` and what the second half goes on from, ``(B, L, D)``."""
         pooled_BD, token_BLD = self.text(text_BL, self.real(text_BL))
         return F.normalize(self.text_projection(pooled_BD), dim=-1), token_BLD
@@ -192,7 +192,7 @@ class CoCa(Captioner):
 
     def logits(self, image_BCHW: Tensor, text_BL: Tensor) -> Tensor:
         """Return logits ``(B, L, V)`` of the token after each place of texts, given the picture."""
-        return self.decoder.head(self.decoder(self.read(text_BL)[1], self.see(image_BCHW)[1]))
+        return self.decoder.head(self.decoder(self.read_text(text_BL)[1], self.see(image_BCHW)[1]))
 
     # The capabilities: one space for pictures and texts, and captions.
 
@@ -208,7 +208,7 @@ class CoCa(Captioner):
         if modality == "image":
             vectors = self.see(self.pictures(inputs))[0]
         else:
-            vectors = self.read(self.processors["text"](inputs).to(self.device))[0]
+            vectors = self.read_text(self.processors["text"](inputs).to(self.device))[0]
         self.train(was_training)
         return vectors.float().cpu().numpy()
 
@@ -250,7 +250,7 @@ class CoCa(Captioner):
         query_BQS = self.pooler.weights(tokens_BSC).mean(1)
         if self.config.pooling == "shared":
             pooled_BSD, query_BQS = pooled_BSD[:, 1:], query_BQS[:, 1:]
-        word_BLQ = self.decoder.weights(self.read(text_BL)[1], pooled_BSD).mean((1, 2))
+        word_BLQ = self.decoder.weights(self.read_text(text_BL)[1], pooled_BSD).mean((1, 2))
         found_BLS = word_BLQ @ query_BQS
         return found_BLS[..., 1:] if isinstance(self.config.image, ViTConfig) else found_BLS
 
