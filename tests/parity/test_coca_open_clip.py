@@ -73,7 +73,7 @@ def test_outputs_losses_and_gradients_agree(name, dtype, prepare, agree):
     reference, ours, batch = prepare(name, dtype)
     out = reference(batch["image"], batch["text"])
     image, read = ours.see(batch["image"])
-    text, token = ours.read(batch["text"])
+    text, token = ours.read_text(batch["text"])
     logits = ours.decoder.head(ours.decoder(token[:, :-1], read))
     found = {"image": image, "text": text, "logits": logits}
     wanted = {"image": out["image_features"], "text": out["text_features"], "logits": out["logits"]}

@@ -44,7 +44,7 @@ def test_both_losses_are_the_written_out_equations(pooling):
     losses = model.loss({"image": image, "text": text})
 
     vectors, read = model.see(image)
-    words, _ = model.read(text)
+    words, _ = model.read_text(text)
     scale = math.exp(float(model.logit_scale.detach()))
     similarity = scale * vectors @ words.T
     wanted = 0.0
@@ -55,7 +55,7 @@ def test_both_losses_are_the_written_out_equations(pooling):
 
     nats, count = 0.0, 0
     for i, length in enumerate(lengths):  # each text alone, without padding: padding must change nothing
-        _, token = model.read(text[i : i + 1, :length])
+        _, token = model.read_text(text[i : i + 1, :length])
         logits = model.decoder.head(model.decoder(token, read[i : i + 1]))[0]
         for place in range(length - 1):
             chances = logits[place].exp()
@@ -71,12 +71,12 @@ def test_the_text_is_read_before_the_picture_and_no_word_sees_the_next():
     text = torch.tensor([[0, 2, 3, 4, 1, 0, 0]]).expand(2, -1)
     logits = model.logits(image, text)
     assert not torch.allclose(logits[0, 0], logits[1, 0])  # the picture matters
-    assert torch.equal(*model.read(text)[0])  # but not to the text's vector
+    assert torch.equal(*model.read_text(text)[0])  # but not to the text's vector
     changed = text.clone()
     changed[:, 3] = 5
     assert torch.allclose(model.logits(image, changed)[:, :3], logits[:, :3], rtol=1e-12)
     assert not torch.allclose(model.logits(image, changed)[:, 3], logits[:, 3])
-    assert not torch.allclose(model.read(changed)[0], model.read(text)[0])  # the class token sees every word
+    assert not torch.allclose(model.read_text(changed)[0], model.read_text(text)[0])  # the class token sees every word
 
 
 def test_each_picture_gets_its_own_caption_greedily_and_by_beam(learnt):
