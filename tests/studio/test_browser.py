@@ -100,7 +100,7 @@ def test_a_person_searches(address: str, chromium: Any, pictures: Path, tmp_path
     for name, ((width, height), scheme) in SIZES.items():
         context = chromium.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
         page = context.new_page()
-        page.set_default_timeout(60_000)
+        page.set_default_timeout(150_000)
         page.on("request", lambda request: requests.append(request.url))
         page.goto(address)
 
@@ -155,7 +155,7 @@ def test_a_person_draws(small_cfg: Any, chromium: Any, tmp_path: Path) -> None:
         for name, ((width, height), scheme) in SIZES.items():
             context = chromium.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
             page = context.new_page()
-            page.set_default_timeout(60_000)
+            page.set_default_timeout(150_000)
             page.goto(address)
             steps = page.locator("input[type=number]:visible").first
             assert steps.input_value() == str(MANY)
@@ -205,7 +205,7 @@ def test_a_person_listens(tones: ModuleType, chromium: Any, tmp_path: Path) -> N
         for name, ((width, height), scheme) in SIZES.items():
             context = chromium.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
             page = context.new_page()
-            page.set_default_timeout(60_000)
+            page.set_default_timeout(150_000)
             page.goto(address)
             page.set_input_files("#im-audio input[type=file]", str(tmp_path / "a.wav"))
             page.wait_for_selector(".im-spoken")
@@ -239,7 +239,7 @@ def test_a_person_speaks_into_the_microphone(tones: ModuleType, tmp_path: Path) 
     ):
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=[*FLAGS, *fake])
         page = browser.new_page()
-        page.set_default_timeout(60_000)
+        page.set_default_timeout(150_000)
         page.goto(address)
         page.locator("#im-audio").get_by_label("Record audio").click()
         page.locator("#im-audio").get_by_role("button", name="Record", exact=True).click()
