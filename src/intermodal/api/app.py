@@ -38,10 +38,10 @@ from intermodal.api.limits import MAX_BYTES, MAX_INPUTS, MAX_SAMPLES, MAX_STEPS,
 from intermodal.api.read import add_reading
 from intermodal.api.speech import add_speech
 from intermodal.api.tokens import numbers_of, read_tokens, token_bytes
+from intermodal.api.uploads import names_of, opened
 from intermodal.core.capabilities import labels_for
 from intermodal.core.errors import DataError, IntermodalError
 from intermodal.core.version import __version__
-from intermodal.data.images import open_image
 from intermodal.index.embedding import classifies, embeds, generates, reconstructs
 from intermodal.index.hits import SearchIndex
 from intermodal.index.session import Session
@@ -210,7 +210,7 @@ def create_app(run: str | Path | Session, index: SearchIndex | None = None, *, m
         with one_at_a_time:
             for modality, names, inputs in (
                 ("text", text, text),
-                ("image", _names(image), [open_image(file.file.read(), _name(file)) for file in image]),
+                ("image", names_of(image), opened(image)),
             ):
                 if inputs:
                     vectors = embeds(session.model, modality, f"To embed a {modality}").embed(modality, inputs)
@@ -223,7 +223,7 @@ def create_app(run: str | Path | Session, index: SearchIndex | None = None, *, m
         image: Annotated[UploadFile | None, File()] = None,
         k: Annotated[int, Form(ge=1, le=1000)] = 10,
     ) -> SearchResult:
-        picture = None if image is None else open_image(image.file.read(), _name(image))
+        picture = None if image is None else opened([image])[0]
         with one_at_a_time:
             vector = session.query(text, picture)
             hits = (index or session.held_out()).search(vector, k)
@@ -236,7 +236,7 @@ def create_app(run: str | Path | Session, index: SearchIndex | None = None, *, m
         template: Texts = ["{}"],  # noqa: B006 - FastAPI copies defaults
     ) -> Classification:
         model = classifies(session.model, "To classify")
-        pictures = [open_image(file.file.read(), _name(file)) for file in image]
+        pictures = opened(image)
         labels = labels_for(model, label)
         with one_at_a_time:
             shares = model.classify(pictures, labels, template)
@@ -248,7 +248,7 @@ def create_app(run: str | Path | Session, index: SearchIndex | None = None, *, m
             for row in shares
         ]
         return Classification(
-            pictures=[Classified(input=n, labels=r) for n, r in zip(_names(image), rows, strict=True)]
+            pictures=[Classified(input=n, labels=r) for n, r in zip(names_of(image), rows, strict=True)]
         )
 
     @app.post("/generate")
@@ -270,15 +270,15 @@ def create_app(run: str | Path | Session, index: SearchIndex | None = None, *, m
     @app.post("/encode")
     def encode(image: FewPictures) -> Tokens:
         model = reconstructs(session.model, "To encode")
-        pictures = [open_image(file.file.read(), _name(file)) for file in image]
+        pictures = opened(image)
         with one_at_a_time:
             latents, bits, made_by = model.encode(pictures), model.bits(pictures), session.tokenizer
-        rows = zip(_names(image), bits.tolist(), latents.tolist(), strict=True)
+        rows = zip(names_of(image), bits.tolist(), latents.tolist(), strict=True)
         return Tokens(
             codebook=made_by.codebook,
             shape=list(made_by.shape),
             pictures=[Encoded(input=name, bits=b, latent=latent) for name, b, latent in rows],
-            file=base64.b64encode(token_bytes(made_by, latents, _names(image), [p.size for p in pictures])).decode(),
+            file=base64.b64encode(token_bytes(made_by, latents, names_of(image), [p.size for p in pictures])).decode(),
         )
 
     @app.post("/decode")
@@ -330,14 +330,6 @@ def _png(picture: Image.Image) -> str:
 
 def _by_share(share: Share) -> float:
     return -share.probability
-
-
-def _name(file: UploadFile) -> str:
-    return f"the picture {file.filename!r}" if file.filename else "the picture"
-
-
-def _names(files: list[UploadFile]) -> list[str]:
-    return [file.filename or "" for file in files]
 
 
 def _add_errors(app: FastAPI) -> None:

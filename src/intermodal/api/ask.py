@@ -12,9 +12,9 @@ from pydantic import BaseModel, Field
 
 from intermodal.api.caption import given
 from intermodal.api.limits import MAX_SAMPLES, MAX_TEXT
+from intermodal.api.uploads import opened
 from intermodal.core.chat import Turn
 from intermodal.core.errors import DataError
-from intermodal.data.images import open_image
 from intermodal.index.asking import answers
 from intermodal.index.captioning import caption_settings
 from intermodal.index.session import Session
@@ -57,7 +57,7 @@ def add_asking(app: FastAPI, session: Session, one_at_a_time: threading.Lock) ->
                 f"A chat has an answer to each question but the last, found {len(question)} questions, "
                 f"{len(answer)} answers."
             )
-        shown = tuple(open_image(file.file.read(), f"the picture {file.filename!r}") for file in image)
+        shown = tuple(opened(image))
         said: list[str | None] = [*answer, None]
         chat = [Turn(q, a, () if i else shown) for i, (q, a) in enumerate(zip(question, said, strict=True))]
         with one_at_a_time:

@@ -9,8 +9,8 @@ from fastapi import Depends, FastAPI, File, Form, UploadFile
 from pydantic import BaseModel, Field
 
 from intermodal.api.limits import MAX_INPUTS
+from intermodal.api.uploads import names_of, opened
 from intermodal.core.captioning import MOST_BEAM, MOST_LENGTH
-from intermodal.data.images import open_image
 from intermodal.index.captioning import caption_settings, captions
 from intermodal.index.session import Session
 
@@ -68,11 +68,7 @@ def add_captioning(app: FastAPI, session: Session, one_at_a_time: threading.Lock
         image: Annotated[list[UploadFile], File(max_length=MAX_INPUTS)],
     ) -> CaptionsMade:
         model, settings = captions(session.model, "To caption"), caption_settings(given)
-        names = [file.filename or "" for file in image]
-        pictures = [
-            open_image(file.file.read(), f"the picture {name!r}" if name else "the picture")
-            for file, name in zip(image, names, strict=True)
-        ]
+        names, pictures = names_of(image), opened(image)
         with one_at_a_time:
             found = model.caption(pictures, settings)
         return CaptionsMade(

@@ -11,9 +11,9 @@ from PIL import Image
 from pydantic import BaseModel, Field
 
 from intermodal.api.limits import MAX_SAMPLES, MAX_STEPS, MAX_TEXT
+from intermodal.api.uploads import opened
 from intermodal.core.drawing import Drawing, Sampler, Spacing
 from intermodal.core.errors import DataError
-from intermodal.data.images import open_image
 from intermodal.data.picture_files import Origin, png_bytes
 from intermodal.index.drawing import draws, interpolates, seeds_from, settings
 from intermodal.index.prompts import checked, unheard
@@ -116,7 +116,7 @@ def add_drawing(app: FastAPI, session: Session, one_at_a_time: threading.Lock) -
         if sorted((len(text), len(image))) != [0, 2]:
             raise DataError("Send two texts as `text` or two pictures as `image`, one of the two.")
         texts = [checked(each, "text") or "" for each in text]
-        ends: list[Any] = [*texts] or [open_image(file.file.read(), f"the picture {file.filename!r}") for file in image]
+        ends: list[Any] = [*texts] or opened(image)
         drawing = settings(session.model, given, "To interpolate with such settings")
         notes = [note for each in texts for note in unheard(model, each)]
         with one_at_a_time:

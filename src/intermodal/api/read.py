@@ -9,9 +9,9 @@ from fastapi import FastAPI, File, Form, UploadFile
 from pydantic import BaseModel, Field
 
 from intermodal.api.limits import MAX_INPUTS
+from intermodal.api.uploads import names_of, opened
 from intermodal.core.captioning import MOST_BEAM, MOST_LENGTH
 from intermodal.core.reading import text_of
-from intermodal.data.images import open_image
 from intermodal.index.captioning import caption_settings
 from intermodal.index.reading import reads
 from intermodal.index.session import Session
@@ -59,11 +59,7 @@ def add_reading(app: FastAPI, session: Session, one_at_a_time: threading.Lock) -
         length: Annotated[int | None, Form(ge=1, le=MOST_LENGTH)] = None,
     ) -> PagesRead:
         model, settings = reads(session.model, "To read"), caption_settings({"beam": beam, "most": length})
-        names = [file.filename or "" for file in image]
-        pictures = [
-            open_image(file.file.read(), f"the picture {name!r}" if name else "the picture")
-            for file, name in zip(image, names, strict=True)
-        ]
+        names, pictures = names_of(image), opened(image)
         with one_at_a_time:
             pages = model.read(pictures, settings, cut=not whole)
         return PagesRead(

@@ -16,6 +16,9 @@ import tyro
 from intermodal.cli.common import (
     Model,
     OnDevice,
+    OptionalFloat,
+    OptionalInt,
+    Output,
     UsageError,
     errors,
     open_session,
@@ -25,13 +28,10 @@ from intermodal.cli.common import (
     refuse_existing,
     show_unreadable,
 )
+from intermodal.cli.pictures import Walk, lines_to, listed
 
 if TYPE_CHECKING:
     from intermodal.core.captioning import Captioning
-    from intermodal.data.source import Unreadable
-
-OptionalInt = Annotated[int | None, tyro.conf.arg(metavar="INT")]
-OptionalFloat = Annotated[float | None, tyro.conf.arg(metavar="FLOAT")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +59,7 @@ class Arguments(OnDevice):
     top_p: OptionalFloat = None
     length: OptionalInt = None
     seed: OptionalInt = None
-    output: Annotated[Path | None, tyro.conf.arg(aliases=["-o", "--out"], metavar="PATH")] = None
+    output: Output = None
     overwrite: bool = False
 
 
@@ -85,43 +85,25 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _ask(arguments: Arguments, inputs: list[Path], question: str, settings: Captioning) -> int:
-    unreadable: list[Unreadable] = []
     with ExitStack() as stack:
         report = stack.enter_context(progress())
-        from intermodal.cli.encode import listed
         from intermodal.core.chat import Turn
-        from intermodal.core.errors import DataError
-        from intermodal.core.files import atomic_file
-        from intermodal.data.images import open_image
         from intermodal.index.asking import answers
-        from intermodal.index.embedding import in_batches
 
         files = listed(inputs) if inputs else []
-        session = open_session(arguments.model, arguments.device, report)
-        model = answers(session.model, "To ask")
-        what = f"asking about {len(files):,} pictures" if len(files) > 1 else "answering"
-        report(what, 0.0)
-        sink: Any = None
-        if arguments.output is not None:
-            sink = stack.enter_context(stack.enter_context(atomic_file(arguments.output)).open("w", encoding="utf-8"))
+        model = answers(open_session(arguments.model, arguments.device, report).model, "To ask")
+        sink = stack.enter_context(lines_to(arguments.output))
+        walk = Walk(files, f"asking about {len(files):,} pictures" if len(files) > 1 else "answering", report)
+        for names, pictures, _ in walk.batches():
+            chats = [[Turn(question, None, (picture,))] for picture in pictures]
+            found = model.answer(chats, settings.replace(seed=settings.seed + walk.made))
+            for name, answer in zip(names, found, strict=True):
+                _write(sink, name, question, answer, alone=walk.alone)
         if not files:
             _write(sink, None, question, model.answer([[Turn(question)]], settings)[0], alone=True)
-        done = made = 0
-        for read, pictures, bad in in_batches(files, lambda item: open_image(item[0]), lambda item: str(item[0])):
-            unreadable += [problem for _, problem in bad]
-            if pictures:
-                chats = [[Turn(question, None, (picture,))] for picture in pictures]
-                found = model.answer(chats, settings.replace(seed=settings.seed + made))
-                made += len(pictures)
-                for (_, name), answer in zip(read, found, strict=True):
-                    _write(sink, name, question, answer, alone=len(files) == 1)
-            done += len(read) + len(bad)
-            report(what, done / len(files))
-        if files and not made:
-            raise DataError(f"None of the pictures can be read; the first: {unreadable[0].reason}")
-    show_unreadable(unreadable)
+    show_unreadable(walk.unreadable)
     if arguments.output is not None:
-        errors().print(f"{arguments.output}: {max(made, 1):,} answers.", markup=False)
+        errors().print(f"{arguments.output}: {max(walk.made, 1):,} answers.", markup=False)
     return 0
 
 

@@ -6,7 +6,6 @@ import json
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,7 +14,9 @@ import tyro
 from intermodal.cli.common import (
     Model,
     OnDevice,
-    Report,
+    OptionalFloat,
+    OptionalInt,
+    Output,
     UsageError,
     errors,
     open_session,
@@ -25,13 +26,10 @@ from intermodal.cli.common import (
     refuse_existing,
     show_unreadable,
 )
+from intermodal.cli.pictures import Walk, lines_to, listed
 
 if TYPE_CHECKING:
     from intermodal.core.captioning import Caption
-    from intermodal.data.source import Unreadable
-
-OptionalInt = Annotated[int | None, tyro.conf.arg(metavar="INT")]
-OptionalFloat = Annotated[float | None, tyro.conf.arg(metavar="FLOAT")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +59,7 @@ class Arguments(OnDevice):
     top_p: OptionalFloat = None
     length: OptionalInt = None
     seed: OptionalInt = None
-    output: Annotated[Path | None, tyro.conf.arg(aliases=["-o", "--out"], metavar="PATH")] = None
+    output: Output = None
     overwrite: bool = False
 
 
@@ -72,46 +70,23 @@ def run(argv: Sequence[str]) -> int:
         raise UsageError("Say what to caption: pictures, or folders of them.")
     if arguments.output is not None:
         refuse_existing(arguments.output, arguments.overwrite)
-    unreadable: list[Unreadable] = []
     with ExitStack() as stack:
         report = stack.enter_context(progress())
-        from intermodal.cli.encode import listed
-        from intermodal.core.errors import DataError
-        from intermodal.core.files import atomic_file
-        from intermodal.data.images import open_image
         from intermodal.index.captioning import caption_settings, captions
-        from intermodal.index.embedding import in_batches
 
         settings = caption_settings(_given(arguments))
         files = listed(arguments.inputs)
-        session = open_session(arguments.model, arguments.device, report)
-        model = captions(session.model, "To caption")
-        what = f"captioning {len(files):,} pictures" if len(files) > 1 else "captioning"
-        report(what, 0.0)
-        sink: Any = None
-        if arguments.output is not None:
-            sink = stack.enter_context(stack.enter_context(atomic_file(arguments.output)).open("w", encoding="utf-8"))
-        done = made = 0
-        for read, pictures, bad in in_batches(files, lambda item: open_image(item[0]), lambda item: str(item[0])):
-            unreadable += [problem for _, problem in bad]
-            if pictures:
-                within = partial(_within, report, what, done, len(pictures), len(files))
-                found = model.caption(pictures, settings.replace(seed=settings.seed + made), watch=within)
-                made += len(pictures)
-                for (_, name), caption in zip(read, found, strict=True):
-                    _write(sink, name, caption, alone=len(files) == 1)
-            done += len(read) + len(bad)
-            report(what, done / len(files))
-        if not made:
-            raise DataError(f"None of the pictures can be read; the first: {unreadable[0].reason}")
-    show_unreadable(unreadable)
+        model = captions(open_session(arguments.model, arguments.device, report).model, "To caption")
+        sink = stack.enter_context(lines_to(arguments.output))
+        walk = Walk(files, f"captioning {len(files):,} pictures" if len(files) > 1 else "captioning", report)
+        for names, pictures, within in walk.batches():
+            found = model.caption(pictures, settings.replace(seed=settings.seed + walk.made), watch=within)
+            for name, caption in zip(names, found, strict=True):
+                _write(sink, name, caption, alone=walk.alone)
+    show_unreadable(walk.unreadable)
     if arguments.output is not None:
-        errors().print(f"{arguments.output}: {made:,} captions.", markup=False)
+        errors().print(f"{arguments.output}: {walk.made:,} captions.", markup=False)
     return 0
-
-
-def _within(report: Report, what: str, done: int, size: int, count: int, _: str, share: float) -> None:  # noqa: PLR0917
-    report(what, (done + share * size) / count)
 
 
 def _given(arguments: Arguments) -> dict[str, Any]:

@@ -32,6 +32,9 @@ Model = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
 """A run, a checkpoint, a published folder or a hub id."""
 OptionalPath = Annotated[Path | None, tyro.conf.arg(metavar="PATH")]
 OptionalText = Annotated[str | None, tyro.conf.arg(metavar="TEXT")]
+OptionalInt = Annotated[int | None, tyro.conf.arg(metavar="INT")]
+OptionalFloat = Annotated[float | None, tyro.conf.arg(metavar="FLOAT")]
+Output = Annotated[Path | None, tyro.conf.arg(aliases=["-o", "--out"], metavar="PATH")]
 
 """The set that the library ships, beside those of the catalog."""
 

@@ -6,7 +6,6 @@ import json
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,7 +14,8 @@ import tyro
 from intermodal.cli.common import (
     Model,
     OnDevice,
-    Report,
+    OptionalInt,
+    Output,
     UsageError,
     errors,
     open_session,
@@ -25,12 +25,11 @@ from intermodal.cli.common import (
     refuse_existing,
     show_unreadable,
 )
+from intermodal.cli.pictures import Walk, lines_to, listed
 
 if TYPE_CHECKING:
     from intermodal.core.reading import Line
-    from intermodal.data.source import Unreadable
 
-OptionalInt = Annotated[int | None, tyro.conf.arg(metavar="INT")]
 ENDINGS = (".jsonl", ".txt")
 
 
@@ -55,7 +54,7 @@ class Arguments(OnDevice):
     boxes: bool = False
     beam: OptionalInt = None
     length: OptionalInt = None
-    output: Annotated[Path | None, tyro.conf.arg(aliases=["-o", "--out"], metavar="PATH")] = None
+    output: Output = None
     overwrite: bool = False
 
 
@@ -68,63 +67,40 @@ def run(argv: Sequence[str]) -> int:
         if arguments.output.suffix.lower() not in ENDINGS:
             raise UsageError(f"What is read is written as .jsonl or .txt, found {arguments.output.name!r}.")
         refuse_existing(arguments.output, arguments.overwrite)
-    unreadable: list[Unreadable] = []
-    blank = read_lines = pages = 0
+    blank = read_lines = 0
     with ExitStack() as stack:
         report = stack.enter_context(progress())
-        from intermodal.cli.encode import listed
-        from intermodal.core.errors import DataError
-        from intermodal.core.files import atomic_file
-        from intermodal.data.images import open_image
         from intermodal.index.captioning import caption_settings
-        from intermodal.index.embedding import in_batches
         from intermodal.index.reading import reads
 
         settings = caption_settings({"beam": arguments.beam, "most": arguments.length})
         files = listed(arguments.inputs)
-        session = open_session(arguments.model, arguments.device, report)
-        model = reads(session.model, "To read")
-        what = f"reading {len(files):,} pictures" if len(files) > 1 else "reading"
-        report(what, 0.0)
-        sink: Any = None
-        if arguments.output is not None:
-            sink = stack.enter_context(stack.enter_context(atomic_file(arguments.output)).open("w", encoding="utf-8"))
-        done = 0
-        for names, pictures, bad in in_batches(files, lambda item: open_image(item[0]), lambda item: str(item[0])):
-            unreadable += [problem for _, problem in bad]
-            if pictures:
-                within = partial(_within, report, what, done, len(pictures), len(files))
-                found = model.read(pictures, settings, cut=not arguments.whole, watch=within)
-                for (_, name), lines in zip(names, found, strict=True):
-                    _write(sink, arguments, name, lines, alone=len(files) == 1)
-                    read_lines, blank = read_lines + len(lines), blank + (not lines)
-                pages += len(pictures)
-            done += len(names) + len(bad)
-            report(what, done / len(files))
-        if not pages:
-            raise DataError(f"None of the pictures can be read; the first: {unreadable[0].reason}")
-    show_unreadable(unreadable)
+        model = reads(open_session(arguments.model, arguments.device, report).model, "To read")
+        sink = stack.enter_context(lines_to(arguments.output))
+        walk = Walk(files, f"reading {len(files):,} pictures" if len(files) > 1 else "reading", report)
+        for names, pictures, within in walk.batches():
+            found = model.read(pictures, settings, cut=not arguments.whole, watch=within)
+            for name, lines in zip(names, found, strict=True):
+                _write(sink, arguments, name, lines, alone=walk.alone)
+                read_lines, blank = read_lines + len(lines), blank + (not lines)
+    show_unreadable(walk.unreadable)
     if blank:
         errors().print(
-            "No line of text was found: the page is blank." if pages == 1 else f"{blank:,} pages have no line of text.",
+            "No line of text was found: the page is blank."
+            if walk.made == 1
+            else f"{blank:,} pages have no line of text.",
             markup=False,
         )
     if arguments.output is not None:
-        errors().print(f"{arguments.output}: {read_lines:,} lines of {pages:,} pictures.", markup=False)
+        errors().print(f"{arguments.output}: {read_lines:,} lines of {walk.made:,} pictures.", markup=False)
     return 0
-
-
-def _within(report: Report, what: str, done: int, size: int, count: int, _: str, share: float) -> None:  # noqa: PLR0917
-    report(what, (done + share * size) / count)
 
 
 def _write(sink: Any, arguments: Arguments, name: str, lines: list[Line], *, alone: bool) -> None:
     if arguments.output is not None and arguments.output.suffix.lower() == ".jsonl":
-        page = {
-            "path": name,
-            "text": "\n".join(line.text for line in lines),
-            "lines": [line.to_dict() for line in lines],
-        }
+        from intermodal.core.reading import text_of
+
+        page = {"path": name, "text": text_of(lines), "lines": [line.to_dict() for line in lines]}
         sink.write(json.dumps(page, ensure_ascii=False) + "\n")
         return
     rows = [(",".join(map(str, line.box)) + " " if arguments.boxes else "") + line.text for line in lines]
