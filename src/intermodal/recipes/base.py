@@ -115,6 +115,16 @@ class Expect(Config):
     minutes: float
 
 
+ONE_THREAD = "one thread of a two-core CPU (AMD EPYC)"
+
+
+def reaches(  # noqa: PLR0917 - as a sentence: the metric, its band, on what, in what time, on what machine
+    metric: str, low: float, high: float, on: str, minutes: float, hardware: str = ONE_THREAD
+) -> tuple[Expect, ...]:
+    """Return what a recipe reaches: one band; see :class:`Expect`."""
+    return (Expect(metric=metric, low=low, high=high, on=on, hardware=hardware, minutes=minutes),)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recipe(Config):
     """A method on data: everything that a result depends on.

@@ -26,9 +26,9 @@ from intermodal.methods.captioning.joint import check_clip
 from intermodal.methods.captioning.language import LanguageConfig, LanguageDecoder, check_language
 from intermodal.methods.contrastive.clip import CLIP
 from intermodal.nn.causal import CausalConfig
-from intermodal.recipes.base import Expect, OptimConfig, Recipe, TrainConfig
-from intermodal.recipes.clip import CLIPRecipe, clip_small
-from intermodal.recipes.first import loaded, trained_first
+from intermodal.recipes.base import OptimConfig, Recipe, TrainConfig, reaches
+from intermodal.recipes.clip import CLIPRecipe, clip_small, clip_source
+from intermodal.recipes.first import part
 from intermodal.recipes.language import LanguageRecipe
 from intermodal.recipes.nce import VocabularyConfig
 
@@ -75,20 +75,11 @@ class JointRecipe(Recipe):
         Raises:
             ConfigError: if one is not there, or is something else.
         """
-        if self.clip is None:
-            clip: Method = trained_first(self.first_clip.replace(source=self._seen()))
-        else:
-            clip = loaded(self.clip, self.name, "--clip", self.first_clip.name)
-        if self.language is None:
-            first = self.first_language.replace(source=CaptionTextSource(of=self.pictures))
-            language: Method = trained_first(first)
-        else:
-            language = loaded(self.language, self.name, "--language", "language")
+        seeing = self.first_clip.replace(source=clip_source(self.pictures))
+        clip = part(self.clip, seeing, self.name, "--clip", self.first_clip.name)
+        writing = self.first_language.replace(source=CaptionTextSource(of=self.pictures))
+        language = part(self.language, writing, self.name, "--language", "language")
         return check_clip(clip, self.clip), check_language(language, str(self.language))
-
-    def _seen(self) -> SourceConfig:
-        """Return the pictures with the texts that a CLIP learns from; of the emoji set, parts of them too."""
-        return EmojiSource(unit="concept") if isinstance(self.pictures, EmojiSource) else self.pictures
 
     def built(self, cls: type[Captioner], **settings: Any) -> Captioner:
         """Return a captioner of this class over both parts."""
@@ -174,9 +165,7 @@ class ClipCapRecipe(JointRecipe):
 
     def build(self) -> Method:
         """Read or train the parts, and build the mapping network."""
-        model = self.model
-        fields = ("prefix", "mapping", "tuned", "spread", "depth", "heads")
-        return self.built(ClipCap, **{name: getattr(model, name) for name in fields})
+        return self.built(ClipCap, **vars(self.model))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,9 +228,7 @@ class ClipGuidedRecipe(JointRecipe):
 
     def build(self) -> Method:
         """Read or train the parts."""
-        model = self.model
-        fields = ("match", "fluency", "beams", "candidates", "sweeps")
-        return self.built(ClipGuided, **{name: getattr(model, name) for name in fields})
+        return self.built(ClipGuided, **vars(self.model))
 
 
 def _first_language(steps: int = 0) -> LanguageRecipe:
@@ -264,9 +251,8 @@ BUDGET = TrainConfig(steps=1200, batch_size=64, precision="bf16", log_every=20, 
 def clipcap() -> ClipCapRecipe:
     """ClipCap on the shipped emoji set: an MLP from a CLIP's vector to four vectors, the language decoder learns with it.
 
-    ``intermodal train clip-small --run runs/clip-small``, then ``intermodal train clipcap``; ``--clip None`` trains
-    that CLIP
-    first.
+    ``intermodal train clip-small --run runs/clip-small``, then ``intermodal train clipcap``; ``--clip None`` trains that
+    CLIP first.
     """
     return ClipCapRecipe(
         name="clipcap",
@@ -301,21 +287,14 @@ def decap() -> DeCapRecipe:
     ``intermodal train clip-small --run runs/clip-small``, then ``intermodal train decap``; ``--clip None`` trains that
     CLIP first. Two CPU minutes: CIDEr 0.25, chance 0.01, the nearest picture's caption 0.36.
     """
-    expect = Expect(
-        metric="cider",
-        low=0.17,
-        high=0.35,
-        on="300 pictures of unseen emoji concepts",
-        hardware="one thread of a two-core CPU (AMD EPYC)",
-        minutes=9.38,
-    )
+    expect = reaches("cider", 0.17, 0.35, "300 pictures of unseen emoji concepts", 9.38)
     return DeCapRecipe(
         name="decap",
         first_clip=clip_small(),
         first_language=_first_language(),
         optim=OPTIM,
         train=BUDGET,
-        expect=(expect,),
+        expect=expect,
     )
 
 
@@ -338,9 +317,8 @@ def decap_flickr() -> DeCapRecipe:
 def clip_guided() -> ClipGuidedRecipe:
     """Captions that CLIP guides word by word; training tells the language decoder how the emoji set's texts read.
 
-    ``intermodal train clip-small --run runs/clip-small``, then ``intermodal train clip-guided``; ``--language RUN``
-    takes a
-    decoder that is trained.
+    ``intermodal train clip-small --run runs/clip-small``, then ``intermodal train clip-guided``; ``--language RUN`` takes
+    a decoder that is trained.
     """
     return ClipGuidedRecipe(
         name="clip-guided",

@@ -27,6 +27,11 @@ from intermodal.nn.text import TextConfig
 from intermodal.nn.vit import ViTConfig
 from intermodal.recipes.base import Expect, OptimConfig, Recipe, TrainConfig
 
+DRAWN = ImageAugment(
+    rotate=6, scale=(0.92, 1.06), translate=0.03, brightness=0.08, contrast=0.12, saturation=0.16, grey=0.04
+)
+"""How drawings (the emoji set) are changed in training."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerConfig(Config):
@@ -110,14 +115,26 @@ class CLIPRecipe(Recipe):
         )
 
 
-def trained_text(config: TokenizerConfig, source: SourceConfig, tower: TextConfig) -> tuple[TextProcessor, TextConfig]:
-    """Return a text processor whose tokenizer is trained on the source's training texts, and the tower that fits it."""
+def trained_processor(config: TokenizerConfig, source: SourceConfig) -> TextProcessor:
+    """Return a text processor whose tokenizer is trained on the source's training texts."""
     train = train_bpe if config.kind == "bpe" else train_words
     tokenizer = train((text.lower() for text in source.training_texts()), config.vocab_size)
     pad, eos = special_ids(tokenizer)
-    text = TextProcessor(tokenizer, context_length=config.context_length, eos_id=eos, pad_id=pad, lower=True)
-    fitted = tower.replace(vocab_size=text.vocab_size, context_length=text.context_length, eos_id=eos, pad_id=pad)
+    return TextProcessor(tokenizer, context_length=config.context_length, eos_id=eos, pad_id=pad, lower=True)
+
+
+def trained_text(config: TokenizerConfig, source: SourceConfig, tower: TextConfig) -> tuple[TextProcessor, TextConfig]:
+    """Return :func:`trained_processor`, and the tower that fits it."""
+    text = trained_processor(config, source)
+    fitted = tower.replace(
+        vocab_size=text.vocab_size, context_length=text.context_length, eos_id=text.eos_id, pad_id=text.pad_id
+    )
     return text, fitted
+
+
+def clip_source(pictures: SourceConfig) -> SourceConfig:
+    """Return captioned pictures with the texts that a CLIP learns from: of the emoji set, parts of them too."""
+    return EmojiSource(unit="concept") if isinstance(pictures, EmojiSource) else pictures
 
 
 def clip() -> CLIPRecipe:
@@ -146,9 +163,7 @@ def clip() -> CLIPRecipe:
             project_image=False,
         ),
         tokenizer=TokenizerConfig(kind="words", vocab_size=8192, context_length=24),
-        augment=ImageAugment(
-            rotate=6, scale=(0.92, 1.06), translate=0.03, brightness=0.08, contrast=0.12, saturation=0.16, grey=0.04
-        ),
+        augment=DRAWN,
         optim=OptimConfig(lr=2e-3, weight_decay=0.2, warmup=100, ema=0.99),
         train=TrainConfig(steps=700, batch_size=256, precision="bf16", workers=1, log_every=20, eval_every=350),
         expect=(

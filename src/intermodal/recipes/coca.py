@@ -19,8 +19,8 @@ from intermodal.methods.base import Method
 from intermodal.methods.captioning.coca import CoCa, CoCaConfig
 from intermodal.nn.resnet import ResNetConfig
 from intermodal.nn.text import TextConfig
-from intermodal.recipes.base import Expect, OptimConfig, Recipe, TrainConfig
-from intermodal.recipes.clip import TokenizerConfig, trained_text
+from intermodal.recipes.base import OptimConfig, Recipe, TrainConfig, reaches
+from intermodal.recipes.clip import DRAWN, TokenizerConfig, trained_text
 
 SENTENCES = TokenizerConfig()
 
@@ -97,21 +97,10 @@ def coca() -> CoCaRecipe:
             pooler_heads=4,
         ),
         tokenizer=TokenizerConfig(kind="words", vocab_size=8192, context_length=24),
-        augment=ImageAugment(
-            rotate=6, scale=(0.92, 1.06), translate=0.03, brightness=0.08, contrast=0.12, saturation=0.16, grey=0.04
-        ),
+        augment=DRAWN,
         optim=OptimConfig(lr=1e-3, weight_decay=0.2, warmup=100, ema=0.99),
         train=TrainConfig(steps=500, batch_size=192, precision="bf16", workers=1, log_every=20, eval_every=250),
-        expect=(
-            Expect(
-                metric="cider",
-                low=0.15,
-                high=0.35,
-                on="300 pictures of unseen emoji concepts",
-                hardware="one thread of a two-core CPU (AMD EPYC)",
-                minutes=46.2,
-            ),
-        ),
+        expect=reaches("cider", 0.15, 0.35, "300 pictures of unseen emoji concepts", 46.2),
     )
 
 

@@ -14,8 +14,8 @@ from intermodal.methods.base import Method
 from intermodal.methods.speech.ctc import CTCConfig, build_ctc
 from intermodal.nn.speech_encoders import CNNEncoderConfig, ConformerEncoderConfig, LSTMEncoderConfig
 from intermodal.nn.speech_features import FeatureConfig, SpecAugmentConfig
-from intermodal.recipes.base import OptimConfig, TrainConfig
-from intermodal.recipes.speech import AN4, AN4_WORDS, FSDD, FSDD_RULE, SpeechRecipe, reaches
+from intermodal.recipes.base import OptimConfig, TrainConfig, reaches
+from intermodal.recipes.speech import AN4, AN4_WORDS, FSDD, FSDD_RULE, SpeechRecipe
 
 SPEEDS = (0.9, 1.0, 1.1)
 

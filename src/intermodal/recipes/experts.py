@@ -9,17 +9,15 @@ import torch
 
 from intermodal.core.progress import Progress
 from intermodal.data.emoji import EmojiSource
-from intermodal.data.processors import ImageProcessor, Resize, TextProcessor
+from intermodal.data.processors import ImageProcessor, Resize
 from intermodal.data.source import SourceConfig
-from intermodal.data.tokenizers import special_ids, train_bpe, train_words
-from intermodal.data.transforms import ImageAugment
 from intermodal.evaluate.experts import evaluate_experts
 from intermodal.evaluate.result import Evaluation
 from intermodal.methods.base import Method
 from intermodal.methods.vision_language.experts import Experts, ExpertsMethodConfig
 from intermodal.nn.experts import ExpertsConfig
-from intermodal.recipes.base import Expect, OptimConfig, Recipe, TrainConfig
-from intermodal.recipes.clip import TokenizerConfig
+from intermodal.recipes.base import OptimConfig, Recipe, TrainConfig, reaches
+from intermodal.recipes.clip import DRAWN, TokenizerConfig, trained_processor
 
 SENTENCES = TokenizerConfig()
 
@@ -41,13 +39,9 @@ class ExpertsRecipe(Recipe):
 
     def build(self) -> Method:
         """Train the tokenizer, build the processors and the network."""
-        config, network = self.tokenizer, self.model.network
-        train = train_bpe if config.kind == "bpe" else train_words
-        tokenizer = train((text.lower() for text in self.source.training_texts()), config.vocab_size)
-        pad, eos = special_ids(tokenizer)
-        text = TextProcessor(tokenizer, context_length=config.context_length, eos_id=eos, pad_id=pad)
-        network = network.replace(
-            vocab_size=text.vocab_size, context_length=config.context_length, eos_id=eos, pad_id=pad
+        text = trained_processor(self.tokenizer, self.source)
+        network = self.model.network.replace(
+            vocab_size=text.vocab_size, context_length=text.context_length, eos_id=text.eos_id, pad_id=text.pad_id
         )
         image = ImageProcessor(size=(network.image_size, network.image_size), resize=self.resize)
         torch.manual_seed(self.train.seed)
@@ -103,19 +97,8 @@ def experts() -> ExpertsRecipe:
             embed_dim=128,
         ),
         tokenizer=TokenizerConfig(kind="words", vocab_size=8192, context_length=16),
-        augment=ImageAugment(
-            rotate=6, scale=(0.92, 1.06), translate=0.03, brightness=0.08, contrast=0.12, saturation=0.16, grey=0.04
-        ),
+        augment=DRAWN,
         optim=OptimConfig(lr=1e-3, weight_decay=0.2, warmup=60, ema=0.99),
         train=TrainConfig(steps=600, batch_size=128, precision="bf16", workers=1, log_every=20, eval_every=300),
-        expect=(
-            Expect(
-                metric="r10",
-                low=0.18,
-                high=0.32,
-                on="300 pairs of unseen emoji concepts",
-                hardware="one thread of a two-core CPU (AMD EPYC)",
-                minutes=6.5,
-            ),
-        ),
+        expect=reaches("r10", 0.18, 0.32, "300 pairs of unseen emoji concepts", 6.5),
     )

@@ -37,6 +37,22 @@ def loaded(path: str, recipe: str, option: str, train: str) -> Method:
     return load(path)
 
 
+def part(path: str | None, first: Recipe, recipe: str, option: str, train: str) -> Method:
+    """Return a model that a recipe goes on from: of a path, or trained first where there is none.
+
+    Args:
+        path: a run, checkpoint, published folder or hub id; None to train.
+        first: how it is trained then.
+        recipe: who asks, for errors.
+        option: which names another.
+        train: the recipe that trains one.
+
+    Raises:
+        ConfigError: if it is a run that is not there.
+    """
+    return trained_first(first) if path is None else loaded(path, recipe, option, train)
+
+
 @functools.lru_cache(maxsize=4)
 def trained_first(recipe: Recipe) -> Method:
     """Train a method as its recipe says, without a run, an average of the weights or an evaluation; the last are kept.

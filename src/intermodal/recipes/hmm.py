@@ -23,8 +23,8 @@ from intermodal.methods.speech.hmm import Hmm, HmmConfig, cepstra
 from intermodal.methods.speech.hmm_engine import HmmPlan
 from intermodal.nn.speech_features import FeatureConfig
 from intermodal.nn.topology import Topology
-from intermodal.recipes.base import TrainConfig
-from intermodal.recipes.speech import AN4, AN4_WORDS, FSDD, FSDD_RULE, SpeechRecipe, reaches
+from intermodal.recipes.base import TrainConfig, reaches
+from intermodal.recipes.speech import AN4, AN4_WORDS, FSDD, FSDD_RULE, SpeechRecipe
 
 GLANCE = 64
 """Recordings whose moments the densities begin with; the engine takes those of all."""

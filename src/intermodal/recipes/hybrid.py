@@ -24,11 +24,11 @@ from intermodal.methods.speech.hybrid import Hybrid, NetworkConfig
 from intermodal.nn.speech_encoders import CNNEncoderConfig, LSTMEncoderConfig, SpeechEncoderConfig
 from intermodal.nn.speech_features import FeatureConfig, SpecAugmentConfig
 from intermodal.nn.spliced import SplicedEncoderConfig
-from intermodal.recipes.base import Expect, OptimConfig, TrainConfig
+from intermodal.recipes.base import Expect, OptimConfig, TrainConfig, reaches
 from intermodal.recipes.hmm import HmmRecipe
 from intermodal.recipes.hmm import hmm as hmm_recipe
 from intermodal.recipes.hmm import hmm_digits as hmm_digits_recipe
-from intermodal.recipes.speech import AN4, AN4_WORDS, FSDD, SpeechRecipe, reaches
+from intermodal.recipes.speech import AN4, AN4_WORDS, FSDD, SpeechRecipe
 
 FIRST = Path("runs/hmm")
 SPEEDS = (0.9, 1.0, 1.1)

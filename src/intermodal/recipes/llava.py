@@ -23,9 +23,9 @@ from intermodal.methods.captioning.language import LanguageConfig, check_languag
 from intermodal.methods.contrastive.clip import CLIP
 from intermodal.methods.vision_language.llava import LLaVA
 from intermodal.nn.causal import llama
-from intermodal.recipes.base import Expect, OptimConfig, Recipe, TrainConfig
-from intermodal.recipes.clip import CLIPRecipe, clip_small
-from intermodal.recipes.first import loaded, trained_first
+from intermodal.recipes.base import OptimConfig, Recipe, TrainConfig, reaches
+from intermodal.recipes.clip import CLIPRecipe, clip_small, clip_source
+from intermodal.recipes.first import part, trained_first
 from intermodal.recipes.language import LanguageRecipe
 from intermodal.recipes.nce import VocabularyConfig
 
@@ -86,24 +86,14 @@ class LLaVARecipe(Recipe):
         return method
 
     def _over(self, **settings: Any) -> LLaVA:
-        if self.clip is None:
-            clip: Method = trained_first(self.first_clip.replace(source=self._seen()))
-        else:
-            clip = loaded(self.clip, self.name, "--clip", "clip-small")
+        seeing = self.first_clip.replace(source=clip_source(self.source.of))
+        clip = part(self.clip, seeing, self.name, "--clip", "clip-small")
         if not isinstance(clip, CLIP):
             raise DataError(f"{self.clip} holds the method {clip.id!r}: LLaVA sees through the tower of a clip.")
-        if self.language is None:
-            language: Method = trained_first(self.first_language)
-        else:
-            language = loaded(self.language, self.name, "--language", "language-llama")
+        language = part(self.language, self.first_language, self.name, "--language", "language-llama")
         torch.manual_seed(self.train.seed)
-        own = {name: getattr(self.model, name) for name in ("layers", "projector", "describe")}
         found = check_language(language, str(self.language))
-        return LLaVA.over(clip, found, length=self.length, **own, **settings)
-
-    def _seen(self) -> SourceConfig:
-        """Return the pictures with the texts that a CLIP learns from; of the emoji set, parts of them too."""
-        return EmojiSource(unit="concept") if isinstance(self.source.of, EmojiSource) else self.source.of
+        return LLaVA.over(clip, found, length=self.length, **vars(self.model), **settings)
 
     def evaluate(self, method: Method, split: str, progress: Progress) -> Evaluation:
         """Judge answers by exact match, beside the same network without the picture."""
@@ -174,16 +164,7 @@ def llava() -> LLaVARecipe:
         augment=ImageAugment(rotate=6, scale=(0.92, 1.06), translate=0.03, brightness=0.08, contrast=0.12),
         optim=OptimConfig(lr=2e-3, betas=(0.9, 0.95), weight_decay=0.1, warmup=30, ema=0.98),
         train=TrainConfig(steps=400, batch_size=64, precision="bf16", log_every=20, checkpoint_every=100),
-        expect=(
-            Expect(
-                metric="exact",
-                low=0.33,
-                high=0.43,
-                on="1,737 questions about 300 unseen concepts",
-                hardware="one CPU core",
-                minutes=6.1,
-            ),
-        ),
+        expect=reaches("exact", 0.33, 0.43, "1,737 questions about 300 unseen concepts", 6.1, "one CPU core"),
     )
 
 

@@ -24,8 +24,8 @@ from intermodal.methods.base import Method
 from intermodal.methods.speech.ctc import CTC, CTCConfig, build_ctc
 from intermodal.methods.speech.lm_fusion import LMFusion
 from intermodal.nn.speech_encoders import CNNEncoderConfig
-from intermodal.recipes.base import OptimConfig, Recipe, TrainConfig
-from intermodal.recipes.speech import AN4, AN4_WORDS, SpeechRecipe, reaches
+from intermodal.recipes.base import OptimConfig, Recipe, TrainConfig, reaches
+from intermodal.recipes.speech import AN4, AN4_WORDS, SpeechRecipe
 
 FIRST = "runs/ctc"
 

@@ -14,8 +14,8 @@ from intermodal.evaluate.result import Evaluation
 from intermodal.methods.base import Method
 from intermodal.methods.speech.mel import MelConfig, MelReader
 from intermodal.nn.speech_features import FeatureConfig, SpecAugmentConfig
-from intermodal.recipes.base import OptimConfig, TrainConfig
-from intermodal.recipes.speech import FSDD, FSDD_RULE, SpeechRecipe, reaches
+from intermodal.recipes.base import OptimConfig, TrainConfig, reaches
+from intermodal.recipes.speech import FSDD, FSDD_RULE, SpeechRecipe
 
 FITTED = 512
 """Recordings that global normalisation is fitted from, spread over the training split."""

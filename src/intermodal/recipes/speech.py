@@ -16,7 +16,7 @@ from intermodal.data.speech import SpeechSource
 from intermodal.data.transcripts import AudioProcessor, Case, CharacterProcessor, PieceProcessor, TranscriptProcessor
 from intermodal.evaluate.energy import spread_out
 from intermodal.nn.speech_features import SpeechFeatures
-from intermodal.recipes.base import Expect, Recipe
+from intermodal.recipes.base import Recipe
 
 FITTED = 256
 """Recordings, evenly spread, that global normalisation is fitted on."""
@@ -26,20 +26,6 @@ FSDD = SpeechSource(path=Path("fsdd"))
 
 AN4_WORDS = "AN4's 773 test words"
 FSDD_RULE = "FSDD's 250 test recordings"
-
-
-def reaches(metric: str, low: float, high: float, on: str, minutes: float) -> tuple[Expect, ...]:
-    """Return what a recipe reaches, on one thread of a two-core CPU (AMD EPYC), within a band."""
-    return (
-        Expect(
-            metric=metric,
-            low=low,
-            high=high,
-            on=on,
-            hardware="one thread of a two-core CPU (AMD EPYC)",
-            minutes=minutes,
-        ),
-    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,7 +30,7 @@ from intermodal.methods.vision_language.swin import Swin, SwinClassifierConfig
 from intermodal.methods.vision_language.vit import ViT, ViTClassifierConfig
 from intermodal.nn.swin import SwinConfig
 from intermodal.nn.vit import ViTConfig
-from intermodal.recipes.base import Expect, OptimConfig, Recipe, TrainConfig
+from intermodal.recipes.base import Expect, OptimConfig, Recipe, TrainConfig, reaches
 
 PHOTO_SIZE = 64
 """Pixels of a person's own pictures, which hold more than a drawing."""
@@ -137,15 +137,7 @@ def expected(
     top1: float, minutes: float, *, on: str = "1,775 emoji of unseen concepts, 98 sub-groups"
 ) -> tuple[Expect, ...]:
     """Return a band around the figure of one run (seed 0): 0.025 either way."""
-    band = Expect(
-        metric="top1",
-        low=round(top1 - 0.025, 3),
-        high=round(top1 + 0.025, 3),
-        on=on,
-        hardware="one CPU core",
-        minutes=minutes,
-    )
-    return (band,)
+    return reaches("top1", round(top1 - 0.025, 3), round(top1 + 0.025, 3), on, minutes, "one CPU core")
 
 
 def vit() -> ClassifierRecipe:

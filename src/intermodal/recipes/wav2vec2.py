@@ -22,9 +22,9 @@ from intermodal.methods.speech.wav2vec2 import Wav2Vec2, Wav2Vec2Config
 from intermodal.nn.wav2vec2 import Wav2Vec2EncoderConfig
 from intermodal.nn.wav2vec2_targets import GumbelConfig
 from intermodal.nn.wave_encoder import WaveEncoder, WaveEncoderConfig
-from intermodal.recipes.base import OptimConfig, TrainConfig
+from intermodal.recipes.base import OptimConfig, TrainConfig, reaches
 from intermodal.recipes.ctc import CTCRecipe
-from intermodal.recipes.speech import AN4, AN4_WORDS, SpeechRecipe, reaches
+from intermodal.recipes.speech import AN4, AN4_WORDS, SpeechRecipe
 
 TINY = Wav2Vec2EncoderConfig(
     conv_channels=(32, 64, 64, 96, 128, 128, 128),
