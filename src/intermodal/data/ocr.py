@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
+from intermodal.core.config import Config
 from intermodal.core.errors import ConfigError, DataError
 from intermodal.core.fields import Field
 from intermodal.data.catalog import find
@@ -31,7 +32,7 @@ LINE = {"image": Field((), "image", "a picture of a line of text"), "text": Fiel
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wear(SourceConfig):
+class Wear(Config):
     """How much a drawn line may be worn; 0 everywhere leaves it clean.
 
     Attributes:

@@ -13,6 +13,12 @@ from torch import Tensor
 from intermodal.data.processors import TextProcessor
 
 
+def up_to_end(tokens_BL: Tensor, end: int) -> Tensor:
+    """Return which tokens are no padding, bool ``(B, L)``: up to the first ``end``, and that too."""
+    end_BL = tokens_BL == end
+    return end_BL.cumsum(1) - end_BL.long() == 0
+
+
 class SentenceProcessor(TextProcessor):
     """Strings <-> ``(L,)`` int64 token ids that end with ``eos_id``, cut to the context and padded.
 
@@ -56,9 +62,9 @@ class SentenceProcessor(TextProcessor):
 
     def real(self, tokens_BL: Tensor) -> Tensor:
         """Return which tokens of encoded sentences are theirs, ``(B, L)``: up to the first end after the first token."""
-        end_BL = tokens_BL == self.eos_id
-        end_BL[:, 0] = False
-        return end_BL.cumsum(1) - end_BL.long() == 0
+        return torch.cat(
+            [torch.ones_like(tokens_BL[:, :1], dtype=torch.bool), up_to_end(tokens_BL[:, 1:], self.eos_id)], 1
+        )
 
     def decode_each(self, sequences: Iterable[Tensor], ends: Collection[int] = ()) -> list[str]:
         """Return the texts of sequences of ids ``(N,)``, each up to its first end (``eos_id``, or one of ``ends``)."""

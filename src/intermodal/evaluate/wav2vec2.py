@@ -38,10 +38,13 @@ def evaluate_wav2vec2(
         progress: told what is done.
         full: up to 512 recordings, the speakers and panels; else 64 and the loss alone.
     """
+    with method.evaluating():
+        return _judged(method, source, split, progress, full)
+
+
+def _judged(method: Wav2Vec2, source: SourceConfig, split: str, progress: Progress, full: bool) -> Evaluation:
     start, data = time.monotonic(), source.open(split)
     most = min(len(data), RECORDINGS if full else QUICK)
-    was_training = method.training
-    method.eval()
     sums: dict[str, float] = {}
     counted = 0
     with torch.no_grad():
@@ -63,7 +66,6 @@ def evaluate_wav2vec2(
         "codes": float(config.quantizer.groups * config.quantizer.codes),
     }
     if not full:
-        method.train(was_training)
         return Evaluation(split, metrics, [], time.monotonic() - start)
     samples = [data.sample(i) for i in range(most)]
     speakers = np.array([s["speaker"] for s in samples])
@@ -92,7 +94,6 @@ def evaluate_wav2vec2(
             alt="Masked spans, codes, and a matrix of cosines whose diagonal is the right answer.",
         ),
     ]
-    method.train(was_training)
     words = (
         f"of the masked frames are told from {config.negatives} others of the same recording; by lot it would be "
         f"{in_percent(metrics['chance_accuracy'])}. The codebooks' use is worth {metrics['perplexity']:.0f} of "

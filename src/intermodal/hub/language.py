@@ -20,7 +20,7 @@ from intermodal.data.processors import Processor
 from intermodal.data.sentences import SentenceProcessor
 from intermodal.hub import gpt2, llama
 from intermodal.hub.keymap import KeyMap
-from intermodal.hub.processors import lowering, read_byte_level
+from intermodal.hub.processors import lowering, read_byte_level, refuse_larger
 from intermodal.hub.weights import build, read_weights
 from intermodal.methods.captioning.language import LanguageConfig, LanguageDecoder
 from intermodal.nn.causal import CausalConfig
@@ -44,10 +44,7 @@ def read(folder: Path, data: Mapping[str, Any], processors: Mapping[str, Process
     ends: tuple[int, ...] = ()
     if processors is None:
         text, ends = read_text(folder, data, network.context_length)
-        if text.vocab_size > network.vocab_size:
-            raise CheckpointError(
-                f"The tokenizer in {folder} has {text.vocab_size} tokens, the model only {network.vocab_size}."
-            )
+        refuse_larger(text.vocab_size, network.vocab_size, folder)
         processors = {"text": text}
     config = LanguageConfig(network=network, ends=ends)
     return build(lambda: LanguageDecoder(config, processors), tensors, keys, folder)

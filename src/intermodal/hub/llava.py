@@ -18,7 +18,7 @@ from intermodal.data.processors import Processor
 from intermodal.hub import clip, llama
 from intermodal.hub.keymap import KeyMap, rename
 from intermodal.hub.language import read_text
-from intermodal.hub.processors import read_image_processor
+from intermodal.hub.processors import read_image_processor, refuse_larger
 from intermodal.hub.weights import build, read_weights
 from intermodal.methods.captioning.language import LanguageConfig
 from intermodal.methods.vision_language.llava import LLaVA, LLaVAConfig
@@ -118,10 +118,7 @@ def _read_processors(
     text, ends = read_text(folder, data.get("text_config") or {}, network.context_length)
     if text.tokenizer.token_to_id(PICTURE) != config.image_id:
         raise CheckpointError(f"The tokenizer in {folder} has no {PICTURE} with the id {config.image_id}.")
-    if text.vocab_size > network.vocab_size:
-        raise CheckpointError(
-            f"The tokenizer in {folder} has {text.vocab_size} tokens, the model only {network.vocab_size}."
-        )
+    refuse_larger(text.vocab_size, network.vocab_size, folder)
     chat = ChatProcessor.over(text, text.context_length, config.patches, config.image_id)
     image = read_image_processor(folder, config.tower.size)
     return config.replace(language__ends=ends), {"image": image, "chat": chat}

@@ -226,6 +226,12 @@ def lowering(processor: TextProcessor) -> Tokenizer:
     return tokenizer
 
 
+def refuse_larger(tokens: int, known: int, folder: Path) -> None:
+    """Raise a CheckpointError if a tokenizer has more tokens than its model knows."""
+    if tokens > known:
+        raise CheckpointError(f"The tokenizer in {folder} has {tokens} tokens, the model only {known}.")
+
+
 def read_byte_level(folder: Path) -> Tokenizer:
     """Return the tokenizer of ``tokenizer.json``, or the byte-level BPE of ``vocab.json`` and ``merges.txt``.
 

@@ -21,7 +21,7 @@ from intermodal.data.sentences import SentenceProcessor
 from intermodal.hub import vision
 from intermodal.hub.keymap import KeyMap, Rule, fuse, rename
 from intermodal.hub.language import GENERATION, read_text
-from intermodal.hub.processors import read_image_processor
+from intermodal.hub.processors import read_image_processor, refuse_larger
 from intermodal.hub.weights import build, read_weights
 from intermodal.methods.vision_language.trocr import TrOCR, TrOCRConfig
 from intermodal.nn.reader import ReaderConfig
@@ -64,10 +64,7 @@ def _size(config: TrOCRConfig) -> tuple[int, int]:
 def _text(folder: Path, data: Mapping[str, Any], config: TrOCRConfig) -> SentenceProcessor:
     """Return the tokenizer, whose texts begin with the start token and end with the end token of the model."""
     found, _ = read_text(folder, data["decoder"], config.text.context_length)
-    if found.vocab_size > config.text.vocab_size:
-        raise CheckpointError(
-            f"The tokenizer in {folder} has {found.vocab_size} tokens, the model only {config.text.vocab_size}."
-        )
+    refuse_larger(found.vocab_size, config.text.vocab_size, folder)
     return SentenceProcessor(
         found.tokenizer,
         context_length=config.text.context_length,

@@ -19,7 +19,7 @@ from intermodal.data.processors import Processor
 from intermodal.data.token_processor import TokenProcessor
 from intermodal.data.transcripts import AudioProcessor
 from intermodal.hub.keymap import KeyMap, Rule, fuse, rename
-from intermodal.hub.processors import read_byte_level
+from intermodal.hub.processors import read_byte_level, refuse_larger
 from intermodal.hub.weights import build, read_weights
 from intermodal.methods.speech.whisper import Whisper, WhisperConfig
 from intermodal.methods.speech.whisper_decoding import WhisperDecoding
@@ -49,11 +49,7 @@ def read(folder: Path, data: Mapping[str, Any], processors: Mapping[str, Process
     if processors is None:
         _check_features(folder, config)
         assert tokenizer is not None
-        if tokenizer.get_vocab_size() > config.network.vocab_size:
-            raise CheckpointError(
-                f"The tokenizer in {folder} has {tokenizer.get_vocab_size()} tokens, the model only "
-                f"{config.network.vocab_size}."
-            )
+        refuse_larger(tokenizer.get_vocab_size(), config.network.vocab_size, folder)
         processors = {
             "audio": AudioProcessor(rate=config.features.rate),
             "text": TokenProcessor(tokenizer, start=" "),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -155,16 +155,18 @@ def find_files(folder: Path, modality: str) -> list[Path]:
     if not folder.is_dir():
         wrong = "is a file, not a folder" if folder.exists() else "does not exist"
         raise DataError(f"The folder of {what}s {folder} {wrong}.")
-    found = sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in suffixes
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-        and path.is_file()
-    )
+    found = sorted(_files(folder, suffixes))
     if not found:
         raise DataError(f"There is no {what} in {folder} ({', '.join(sorted(suffixes))}).")
     return found
+
+
+def _files(folder: Path, suffixes: Collection[str]) -> Iterator[Path]:
+    """Yield the files of a folder, in any depth, whose names end in one of these ways; none that is hidden."""
+    for path in folder.rglob("*"):
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if path.suffix.lower() in suffixes and not hidden and path.is_file():
+            yield path
 
 
 def modality_of(folder: Path, modalities: Sequence[str]) -> str:
@@ -172,14 +174,10 @@ def modality_of(folder: Path, modalities: Sequence[str]) -> str:
 
     A model that embeds neither is told so later, when it is asked to embed pictures.
     """
-    for modality in FILES:
-        if modality in modalities:
-            try:
-                find_files(folder, modality)
-            except DataError:
-                continue
-            return modality
-    return next((modality for modality in FILES if modality in modalities), "image")
+    able = [modality for modality in FILES if modality in modalities] or ["image"]
+    if len(able) == 1:
+        return able[0]
+    return next((modality for modality in able if any(_files(folder, FILES[modality][1]))), able[0])
 
 
 def open_file(path: Path, modality: str) -> Image.Image | Waveform:

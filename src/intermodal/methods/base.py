@@ -193,6 +193,16 @@ class Method(nn.Module):
         del batch_size
         return 0.0
 
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Be in evaluation mode within the block, and behind it, whatever happens, in the mode of before."""
+        was_training = self.training
+        self.eval()
+        try:
+            yield
+        finally:
+            self.train(was_training)
+
     @property
     def device(self) -> torch.device:
         """Where the parameters are."""

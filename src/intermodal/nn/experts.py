@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from intermodal.core.config import Config
 from intermodal.core.errors import ConfigError, DataError
+from intermodal.data.sentences import up_to_end
 from intermodal.nn.patches import PatchConfig, PatchEmbedding
 from intermodal.nn.transformer import ACTIVATIONS, MLP, Activation, Attention, block_flops
 
@@ -164,8 +165,7 @@ class ExpertTransformer(nn.Module):
 
     def real(self, tokens_BL: Tensor) -> Tensor:
         """Return which tokens are no padding, bool (B, L): up to the first end, and that too."""
-        end_BL = tokens_BL == self.config.eos_id
-        return end_BL.cumsum(1) - end_BL.long() == 0
+        return up_to_end(tokens_BL, self.config.eos_id)
 
     def forward(
         self,

@@ -72,15 +72,14 @@ class Captioner(Method):
             watch: told how far it is.
         """
         settings = settings or GREEDY
-        was_training, made = self.training, list[Caption]()
-        self.eval()
-        size = max(1, BATCH // settings.beam)
-        for first in range(0, len(images), size):
-            batch = self.pictures(images[first : first + size])
-            made += self.caption_prepared(batch, settings.replace(seed=settings.seed + first))
-            if watch is not None:
-                watch("captioning", len(made) / len(images))
-        self.train(was_training)
+        made = list[Caption]()
+        with self.evaluating():
+            size = max(1, BATCH // settings.beam)
+            for first in range(0, len(images), size):
+                batch = self.pictures(images[first : first + size])
+                made += self.caption_prepared(batch, settings.replace(seed=settings.seed + first))
+                if watch is not None:
+                    watch("captioning", len(made) / len(images))
         return made
 
     @torch.no_grad()
@@ -122,10 +121,8 @@ class Captioner(Method):
         """Return a warning if the kept pictures get few distinct captions; nothing where none are kept."""
         if self._probe is None or len(self._probe) < PROBE // 2:
             return []
-        was_training = self.training
-        self.eval()
-        texts = [caption.text for caption in self.probed(self._probe)]
-        self.train(was_training)
+        with self.evaluating():
+            texts = [caption.text for caption in self.probed(self._probe)]
         distinct = len(set(texts))
         if distinct / len(texts) >= FEW:
             return []

@@ -29,6 +29,7 @@ from intermodal.core.registry import MethodCard
 from intermodal.data.processors import Processor
 from intermodal.decode.guided import Guided, Rows, ascend, guided_beam
 from intermodal.decode.stepper import TransformerStepper
+from intermodal.losses.distances import precise
 from intermodal.methods.base import Batch, Losses
 from intermodal.methods.captioning.captioner import GREEDY
 from intermodal.methods.captioning.joint import JointCaptioner, JointConfig
@@ -178,7 +179,7 @@ class ClipGuided(JointCaptioner):
             [[len(row)] for row in rows], device=self.device
         )
         logits_NLV = self.language.network(read_NL[:, :-1])[:, len(begin) - 1 :]
-        return logits_NLV.to(torch.promote_types(logits_NLV.dtype, torch.float32)), read_NL, real_NL
+        return precise(logits_NLV), read_NL, real_NL
 
     def say(self, row: list[int]) -> str:
         """Return the text of token ids."""

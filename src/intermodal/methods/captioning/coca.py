@@ -27,7 +27,9 @@ from intermodal.core.errors import ConfigError, DataError
 from intermodal.core.fields import Field
 from intermodal.core.registry import MethodCard
 from intermodal.data.processors import ImageProcessor, Processor, TextProcessor
+from intermodal.data.sentences import up_to_end
 from intermodal.losses.contrastive import info_nce
+from intermodal.losses.distances import precise
 from intermodal.losses.distributed import all_reduce_sum, rank_and_world
 from intermodal.methods.base import Batch, Losses
 from intermodal.methods.captioning.captioner import Captioner
@@ -157,7 +159,7 @@ class CoCa(Captioner):
         contrastive = info_nce(image_BD, text_BD, scale)
 
         logits_BLV = self.decoder.head(self.decoder(token_BLD[:, :-1], read_BSD))
-        nats_BL = F.cross_entropy(wide(logits_BLV).transpose(1, 2), text_BL[:, 1:], reduction="none")
+        nats_BL = F.cross_entropy(precise(logits_BLV).transpose(1, 2), text_BL[:, 1:], reduction="none")
         counts_BL = real_BL[:, 1:]
         tokens = all_reduce_sum(counts_BL.sum()) / rank_and_world()[1]
         captioning = (nats_BL * counts_BL).sum() / tokens.clamp(min=1)
@@ -187,8 +189,7 @@ class CoCa(Captioner):
 
     def real(self, text_BL: Tensor) -> Tensor:
         """Return which tokens are no padding, bool ``(B, L)``: up to the first end, and that too."""
-        end_BL = text_BL == self.config.text.eos_id
-        return end_BL.cumsum(1) - end_BL.long() == 0
+        return up_to_end(text_BL, self.config.text.eos_id)
 
     def logits(self, image_BCHW: Tensor, text_BL: Tensor) -> Tensor:
         """Return logits ``(B, L, V)`` of the token after each place of texts, given the picture."""
@@ -203,13 +204,11 @@ class CoCa(Captioner):
             raise DataError(f"CoCa embeds {' and '.join(self.modalities)}, not {modality!r}.")
         if not inputs:
             return np.zeros((0, self.config.text.width), np.float32)
-        was_training = self.training
-        self.eval()
-        if modality == "image":
-            vectors = self.see(self.pictures(inputs))[0]
-        else:
-            vectors = self.read_text(self.processors["text"](inputs).to(self.device))[0]
-        self.train(was_training)
+        with self.evaluating():
+            if modality == "image":
+                vectors = self.see(self.pictures(inputs))[0]
+            else:
+                vectors = self.read_text(self.processors["text"](inputs).to(self.device))[0]
         return vectors.float().cpu().numpy()
 
     def begun(self, image: Tensor) -> tuple[CoCaStepper, Tensor]:
@@ -259,18 +258,16 @@ class CoCa(Captioner):
 
         The weights are those with which a token was chosen, ``(tokens, places)``.
         """
-        was_training = self.training
-        self.eval()
-        prepared, found = self.pictures(images), []
-        for image, row, caption in zip(images, prepared, self.caption_prepared(prepared), strict=True):
-            ids = self.tokenizer.encode(caption.text)
-            ids = ids[: int(self.real(ids.unsqueeze(0)).sum())]
-            looks = self.looks(row.unsqueeze(0), ids.unsqueeze(0).to(self.device))[0, :-1]
-            words = [self.words(token.unsqueeze(0)) for token in ids[1:-1]]
-            processor = self.processors["image"]
-            assert isinstance(processor, ImageProcessor)
-            found.append((processor.fitted(image), words, looks[: len(words)].float().cpu().numpy()))
-        self.train(was_training)
+        with self.evaluating():
+            prepared, found = self.pictures(images), []
+            for image, row, caption in zip(images, prepared, self.caption_prepared(prepared), strict=True):
+                ids = self.tokenizer.encode(caption.text)
+                ids = ids[: int(self.real(ids.unsqueeze(0)).sum())]
+                looks = self.looks(row.unsqueeze(0), ids.unsqueeze(0).to(self.device))[0, :-1]
+                words = [self.words(token.unsqueeze(0)) for token in ids[1:-1]]
+                processor = self.processors["image"]
+                assert isinstance(processor, ImageProcessor)
+                found.append((processor.fitted(image), words, looks[: len(words)].float().cpu().numpy()))
         config = self.config.image
         if isinstance(config, ViTConfig):
             return found, config.grid
@@ -288,11 +285,6 @@ class CoCa(Captioner):
         text, second = self.config.text, self.config.multimodal
         head = 2 * text.context_length * text.width * text.vocab_size
         return 3.0 * batch_size * (self.config.image.flops() + text.flops() + 2 * second.flops() + head)
-
-
-def wide(x: Tensor) -> Tensor:
-    """Return numbers in float32, or as they are where they are wider."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 class CoCaStepper:

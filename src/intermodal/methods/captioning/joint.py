@@ -21,6 +21,7 @@ from intermodal.core.errors import ConfigError
 from intermodal.data.processors import Processor
 from intermodal.data.sentences import SentenceProcessor
 from intermodal.decode.stepper import TransformerStepper
+from intermodal.losses.distances import precise
 from intermodal.methods.base import Method
 from intermodal.methods.captioning.captioner import Captioner
 from intermodal.methods.captioning.language import LanguageConfig, LanguageDecoder
@@ -158,7 +159,7 @@ class JointCaptioner(Captioner):
     def nats(self, prefix_BPE: Tensor, text_BL: Tensor) -> Tensor:
         """Return the mean of ``-log p(token | prefix, tokens before)`` over the captions' tokens, ends included."""
         logits_NV, target_N = self.predicted(prefix_BPE, text_BL)
-        return F.cross_entropy(logits_NV.to(torch.promote_types(logits_NV.dtype, torch.float32)), target_N)
+        return F.cross_entropy(precise(logits_NV), target_N)
 
     def health(self) -> list[str]:
         """Warn of captions that repeat."""

@@ -262,10 +262,8 @@ class BERT(Method):
         if not len(inputs):
             return np.zeros((0, self.config.encoder.width), np.float32)
         tokens_BL = self.processors["text"](inputs).to(self.device)
-        was_training = self.training
-        self.eval()
-        vectors_BD = self._pool(self._encode(tokens_BL), tokens_BL)
-        self.train(was_training)
+        with self.evaluating():
+            vectors_BD = self._pool(self._encode(tokens_BL), tokens_BL)
         return vectors_BD.float().cpu().numpy()
 
     @torch.inference_mode()
@@ -274,10 +272,8 @@ class BERT(Method):
         if not len(pairs):
             return np.zeros(0, np.float32)
         tokens_BL, segments_BL = self.processors["pair"](pairs).to(self.device).unbind(1)
-        was_training = self.training
-        self.eval()
-        logits_B2 = self.relation_logits(self.encoder(tokens_BL, segments_BL))
-        self.train(was_training)
+        with self.evaluating():
+            logits_B2 = self.relation_logits(self.encoder(tokens_BL, segments_BL))
         return logits_B2.float().softmax(-1)[:, 0].cpu().numpy()
 
     @torch.inference_mode()
@@ -292,10 +288,8 @@ class BERT(Method):
         place_N = (tokens_BL[0] == self.config.mask_id).nonzero()[:, 0]
         if not len(place_N):
             raise DataError(f"There is nothing to fill in: no mask token within the first tokens of {text!r}.")
-        was_training = self.training
-        self.eval()
-        found = self.token_logits(self.encoder(tokens_BL)[0, place_N]).float().softmax(-1).topk(top)
-        self.train(was_training)
+        with self.evaluating():
+            found = self.token_logits(self.encoder(tokens_BL)[0, place_N]).float().softmax(-1).topk(top)
         return [
             [(processor.tokenizer.id_to_token(int(i)), float(p)) for p, i in zip(*row, strict=True)]
             for row in zip(found.values, found.indices, strict=True)

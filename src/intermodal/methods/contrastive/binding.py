@@ -278,10 +278,8 @@ class Binding(Method):
         return self.processors[modality](inputs).to(self.device)
 
     def _in_eval(self, function: Any) -> Tensor:
-        was_training = self.training
-        self.eval()
-        out: Tensor = function()
-        self.train(was_training)
+        with self.evaluating():
+            out: Tensor = function()
         return out.float().cpu()
 
     def train_flops(self, batch_size: int) -> float:

@@ -181,13 +181,11 @@ class CLIP(Method):
             raise DataError(f"CLIP embeds {' and '.join(self.modalities)}, not {modality!r}.")
         if not inputs:
             return np.zeros((0, self.config.embed_dim), np.float32)
-        was_training = self.training
-        self.eval()
-        prepared = self.processors[modality](inputs).to(self.device)
-        if prepared.is_floating_point():
-            prepared = prepared.to(self.logit_scale.dtype)
-        vectors = self.encode_image(prepared) if modality == "image" else self.encode_text(prepared)
-        self.train(was_training)
+        with self.evaluating():
+            prepared = self.processors[modality](inputs).to(self.device)
+            if prepared.is_floating_point():
+                prepared = prepared.to(self.logit_scale.dtype)
+            vectors = self.encode_image(prepared) if modality == "image" else self.encode_text(prepared)
         return vectors.float().cpu().numpy()
 
     def classify(

@@ -270,15 +270,13 @@ class EBM(Method):
         """
         check_generation(count, steps)
         refuse_prompt(prompt)
-        was_training = self.training
-        self.eval()
-        generator = torch.Generator().manual_seed(seed)
-        length = self.config.generate_steps if steps is None else steps
-        found: list[Any] = []
-        for first in range(0, count, 64):
-            start = self.noise(min(64, count - first), generator).to(self.device)
-            found += self.decode(self.sample(start, generator, length))
-        self.train(was_training)
+        with self.evaluating():
+            generator = torch.Generator().manual_seed(seed)
+            length = self.config.generate_steps if steps is None else steps
+            found: list[Any] = []
+            for first in range(0, count, 64):
+                start = self.noise(min(64, count - first), generator).to(self.device)
+                found += self.decode(self.sample(start, generator, length))
         return found
 
     def decode(self, samples: Tensor) -> list[Any]:

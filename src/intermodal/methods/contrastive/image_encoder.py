@@ -104,10 +104,8 @@ class ImageEncoder(Method):
             raise DataError(f"{type(self).__name__} embeds pictures (image), not {modality!r}.")
         if not inputs:
             return np.zeros((0, self.embed_dim), np.float32)
-        was_training = self.training
-        self.eval()
-        vectors = self.encode_image(self.processors["image"](list(inputs)).to(self.device))
-        self.train(was_training)
+        with self.evaluating():
+            vectors = self.encode_image(self.processors["image"](list(inputs)).to(self.device))
         return vectors.float().cpu().numpy()
 
     def views(self, batch: Batch) -> Tensor:

@@ -170,12 +170,10 @@ class HmmEngine:
     ) -> None:
         """Write the features of all recordings that fit their texts, and take their moments."""
         method, rate = self.method, self.method.sample_rate
-        was_training = method.training
-        method.eval()
         self.texts: list[tuple[str, ...]] = []
         starts, self.unfit = [0], 0
         first = second = np.zeros(method.features.size)
-        with self.path.open("wb") as file, torch.inference_mode():
+        with self.path.open("wb") as file, torch.inference_mode(), method.evaluating():
             for row in range(len(source)):
                 progress("listening to the recordings", (row + 1) / len(source))
                 try:
@@ -198,7 +196,6 @@ class HmmEngine:
                     self.texts.append(words)
                     first = first + values_ND.sum(0, dtype=np.float64)
                     second = second + np.square(values_ND, dtype=np.float64).sum(0)
-        method.train(was_training)
         if not self.texts:
             raise DataError(
                 f"{source.name}: no recording is long enough for its text: {method.topology.states} states a phone need as "

@@ -161,13 +161,11 @@ class MelReader(Hearing):
     @torch.inference_mode()
     def _heard(self, audios: Sequence[Any], watch: Progress = silent) -> Tensor:
         """Return the pooled channels ``(len(audios), 2 D)`` of recordings."""
-        was_training = self.training
-        self.eval()
-        parts = [torch.zeros(0, 2 * self.config.dim)]
-        for first in range(0, len(audios), CHUNK):
-            parts.append(self.hear(*self.features(*self.waveforms(audios[first : first + CHUNK]))).float().cpu())
-            watch("listening", min(first + CHUNK, len(audios)) / len(audios))
-        self.train(was_training)
+        with self.evaluating():
+            parts = [torch.zeros(0, 2 * self.config.dim)]
+            for first in range(0, len(audios), CHUNK):
+                parts.append(self.hear(*self.features(*self.waveforms(audios[first : first + CHUNK]))).float().cpu())
+                watch("listening", min(first + CHUNK, len(audios)) / len(audios))
         return torch.cat(parts)
 
     def embed(self, modality: str, inputs: Sequence[Any]) -> np.ndarray:

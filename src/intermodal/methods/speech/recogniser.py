@@ -92,10 +92,8 @@ class Recogniser(Hearing):
     def _emit_batch(self, audios: Sequence[Any]) -> list[Emissions]:
         """Return the emissions of recordings that are short enough to be heard at once."""
         audio_BT, length_B = self.waveforms(audios)
-        was_training = self.training
-        self.eval()
-        log_probs, frames = self.emit(audio_BT, length_B)
-        self.train(was_training)
+        with self.evaluating():
+            log_probs, frames = self.emit(audio_BT, length_B)
         symbols, blank = self.emitted
         return [
             Emissions(row[:count].float().cpu().numpy(), symbols, blank, self.frame_seconds)

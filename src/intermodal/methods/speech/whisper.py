@@ -203,13 +203,11 @@ class Whisper(Hearing):
                 )
         if settings.n_best > 1:
             raise ConfigError("Whisper gives its best transcript alone: n_best must be 1.")
-        was_training = self.training
-        self.eval()
-        out: list[Transcript] = []
-        for begin in range(0, len(audios), TOGETHER):
-            some = audios[begin : begin + TOGETHER]
-            out += self._transcribe(some, settings, watch, begin / len(audios), len(some) / len(audios))
-        self.train(was_training)
+        with self.evaluating():
+            out: list[Transcript] = []
+            for begin in range(0, len(audios), TOGETHER):
+                some = audios[begin : begin + TOGETHER]
+                out += self._transcribe(some, settings, watch, begin / len(audios), len(some) / len(audios))
         return out
 
     def _transcribe(

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from intermodal.core.config import Config
 from intermodal.core.errors import ConfigError, DataError
@@ -76,6 +76,8 @@ class PictureClassifier(Method):
     needs: Mapping[str, Field] = {"image": IMAGE, "label": LABEL}
     modalities: tuple[str, ...] = ("image",)
     config: ClassifierConfig
+    image: Any
+    """The tower, with its configuration."""
 
     def __init__(self, config: ClassifierConfig, processors: Mapping[str, Processor]) -> None:
         super().__init__(config, processors)
@@ -225,18 +227,26 @@ class PictureClassifier(Method):
         """How many numbers an embedding has."""
         raise NotImplementedError
 
+    def train_flops(self, batch_size: int) -> float:
+        """Return the operations of one step: forward and twice as many backward."""
+        return float(3.0 * batch_size * self.image.config.flops())
+
     def _each(self, function: Any, images: Sequence[Image.Image]) -> list[Tensor]:
         """Return a function's results of PIL images, a few prepared at a time, in evaluation mode."""
-        was_training = self.training
-        self.eval()
-        try:
+        with self.evaluating():
             kind = next(self.parameters()).dtype
             return [
                 function(self.processors["image"](images[i : i + CHUNK]).to(self.device, kind)).float().cpu()
                 for i in range(0, len(images), CHUNK)
             ]
-        finally:
-            self.train(was_training)
+
+
+def classifier(width: int, classes: int) -> nn.Linear:
+    """Return a linear head that begins almost without an opinion."""
+    head = nn.Linear(width, classes)
+    nn.init.trunc_normal_(head.weight, std=0.02)
+    nn.init.zeros_(head.bias)
+    return head
 
 
 def _share(logits_BK: Tensor, label_B: Tensor) -> Tensor:

@@ -176,11 +176,9 @@ class Experts(Method):
             raise DataError(f"Experts embed {' and '.join(self.modalities)}, not {modality!r}.")
         if not inputs:
             return np.zeros((0, self.config.embed_dim), np.float32)
-        was_training = self.training
-        self.eval()
-        encode = self.encode_image if modality == "image" else self.encode_text
-        vectors = encode(self._prepared(modality, inputs), swap)
-        self.train(was_training)
+        with self.evaluating():
+            encode = self.encode_image if modality == "image" else self.encode_text
+            vectors = encode(self._prepared(modality, inputs), swap)
         return vectors.float().cpu().numpy()
 
     @torch.inference_mode()
@@ -194,13 +192,12 @@ class Experts(Method):
             raise DataError(f"Each picture needs a text to match, found {len(images)} and {len(texts)}.")
         if not images:
             return np.zeros(0, np.float32)
-        was_training, found = self.training, []
-        self.eval()
-        for first in range(0, len(images), BATCH):
-            part = slice(first, first + BATCH)
-            image, text = self._prepared("image", images[part]), self._prepared("text", texts[part])
-            found.append(self.match_logits(image, text, swap).float().softmax(-1)[:, 1])
-        self.train(was_training)
+        found = []
+        with self.evaluating():
+            for first in range(0, len(images), BATCH):
+                part = slice(first, first + BATCH)
+                image, text = self._prepared("image", images[part]), self._prepared("text", texts[part])
+                found.append(self.match_logits(image, text, swap).float().softmax(-1)[:, 1])
         return torch.cat(found).cpu().numpy()
 
     def _prepared(self, modality: str, inputs: Sequence[Any]) -> Tensor:
@@ -215,18 +212,17 @@ class Experts(Method):
 
         The weights ``(tokens, patches)`` are the mean over the heads and the blocks with an expert for both.
         """
-        was_training, found = self.training, []
-        self.eval()
-        picture, text = self.processors["image"], self.processors["text"]
-        assert isinstance(picture, ImageProcessor) and isinstance(text, TextProcessor)
-        for image, said in zip(images, texts, strict=True):
-            ids = self._prepared("text", [said])
-            count = int(self.network.real(ids).sum())
-            weights = self.network.weights(self._prepared("image", [image]), ids)
-            looks = weights[0, -self.config.network.fusion_depth :].mean((0, 1))[1 : count - 1]
-            words = [text.decode(token.view(1, 1))[0].strip() for token in ids[0, 1 : count - 1]]
-            found.append((picture.fitted(image), words, looks.float().cpu().numpy()))
-        self.train(was_training)
+        found = []
+        with self.evaluating():
+            picture, text = self.processors["image"], self.processors["text"]
+            assert isinstance(picture, ImageProcessor) and isinstance(text, TextProcessor)
+            for image, said in zip(images, texts, strict=True):
+                ids = self._prepared("text", [said])
+                count = int(self.network.real(ids).sum())
+                weights = self.network.weights(self._prepared("image", [image]), ids)
+                looks = weights[0, -self.config.network.fusion_depth :].mean((0, 1))[1 : count - 1]
+                words = [text.decode(token.view(1, 1))[0].strip() for token in ids[0, 1 : count - 1]]
+                found.append((picture.fitted(image), words, looks.float().cpu().numpy()))
         return found, self.config.network.grid
 
     def health(self) -> list[str]:

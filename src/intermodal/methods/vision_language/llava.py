@@ -36,6 +36,7 @@ from intermodal.data.processors import Processor
 from intermodal.decode.prompts import side_by_side
 from intermodal.decode.sampling import Sampling
 from intermodal.decode.stepper import TransformerStepper
+from intermodal.losses.distances import precise
 from intermodal.methods.base import Batch, Losses, Phase
 from intermodal.methods.captioning.captioner import Captioner
 from intermodal.methods.captioning.language import LanguageConfig, LanguageDecoder
@@ -229,7 +230,7 @@ class LLaVA(Captioner):
     def loss(self, batch: Batch) -> Losses:
         """Return the mean of ``-log p(token | all before it)`` over the answers' tokens, in nats (Liu 2023, equation 2)."""
         logits_MV, target_M = self.predicted(batch["image"], batch["chat"])
-        total = F.cross_entropy(logits_MV.to(torch.promote_types(logits_MV.dtype, torch.float32)), target_M)
+        total = F.cross_entropy(precise(logits_MV), target_M)
         return Losses(total, {"right": (logits_MV.argmax(1) == target_M).float().mean()})
 
     def predicted(self, image: Tensor, chat_B2L: Tensor) -> tuple[Tensor, Tensor]:
@@ -285,18 +286,17 @@ class LLaVA(Captioner):
             DataError: if a chat cannot be answered, or is longer than the decoder's context.
         """
         settings = settings or GREEDY
-        was_training, made = self.training, list[Caption]()
-        self.eval()
-        size = max(1, BATCH // settings.beam)
-        for first in range(0, len(chats), size):
-            prompt, padding_B = self.prompt(chats[first : first + size])
-            stepper = TransformerStepper(self.language.network, padding_B=padding_B)
-            made += self.written(
-                stepper, prompt, settings.replace(seed=settings.seed + first, most=settings.most or MOST)
-            )
-            if watch is not None:
-                watch("answering", len(made) / len(chats))
-        self.train(was_training)
+        made = list[Caption]()
+        with self.evaluating():
+            size = max(1, BATCH // settings.beam)
+            for first in range(0, len(chats), size):
+                prompt, padding_B = self.prompt(chats[first : first + size])
+                stepper = TransformerStepper(self.language.network, padding_B=padding_B)
+                made += self.written(
+                    stepper, prompt, settings.replace(seed=settings.seed + first, most=settings.most or MOST)
+                )
+                if watch is not None:
+                    watch("answering", len(made) / len(chats))
         return made
 
     @torch.no_grad()

@@ -21,8 +21,7 @@ from torch import Tensor
 
 from intermodal.core.registry import MethodCard
 from intermodal.data.processors import Processor
-from intermodal.methods.vision_language.classifier import ClassifierConfig, PictureClassifier
-from intermodal.methods.vision_language.vit import classifier
+from intermodal.methods.vision_language.classifier import ClassifierConfig, PictureClassifier, classifier
 from intermodal.nn.linear import quicken
 from intermodal.nn.swin import SwinConfig, SwinTransformer
 
@@ -97,7 +96,3 @@ class Swin(PictureClassifier):
         return torch.cat(found).numpy() if found else np.zeros((0, 1, 1), np.float32)
 
     # --8<-- [end:looks]
-
-    def train_flops(self, batch_size: int) -> float:
-        """Return the operations of one step: forward and twice as many backward."""
-        return 3.0 * batch_size * self.config.image.flops()

@@ -36,9 +36,9 @@ from intermodal.data.processors import Processor
 from intermodal.data.sentences import SentenceProcessor
 from intermodal.decode.stepper import CrossStepper
 from intermodal.losses.ctc import ctc_loss
+from intermodal.losses.distances import precise
 from intermodal.methods.base import Batch, Losses, generator_of, seeded
 from intermodal.methods.captioning.captioner import GREEDY, Captioner
-from intermodal.methods.captioning.coca import wide
 from intermodal.nn.line_encoder import LineConfig, LineEncoder
 from intermodal.nn.linear import quicken
 from intermodal.nn.reader import ReaderConfig, ReadingDecoder
@@ -134,7 +134,7 @@ class TrOCR(Captioner):
         with seeded(generator_of(batch)) if self._drops else nullcontext():
             hidden_BLD = self.decoder.hidden(text_BL[:, :-1], self.projection(token_BSC), seen_BS)
         logits_NV = self.decoder.logits(hidden_BLD[real_BL[:, 1:]])
-        writing = F.cross_entropy(wide(logits_NV), text_BL[:, 1:][real_BL[:, 1:]])
+        writing = F.cross_entropy(precise(logits_NV), text_BL[:, 1:][real_BL[:, 1:]])
         if not w:
             total, parts = writing, {"writing": writing.detach()}
         else:
@@ -152,7 +152,7 @@ class TrOCR(Captioner):
 
     def _spelling(self, token_BSC: Tensor, seen_BS: Tensor | None, text_BL: Tensor, real_BL: Tensor) -> Tensor:
         """Return the encoder's own loss per character; the start token is the blank, ends are left out."""
-        logits_BSV = wide(self.ctc_head(token_BSC))
+        logits_BSV = precise(self.ctc_head(token_BSC))
         length_B = real_BL.sum(1) - 2
         frames_B = torch.full_like(length_B, token_BSC.shape[1]) if seen_BS is None else seen_BS.sum(1)
         found = ctc_loss(logits_BSV, frames_B, text_BL[:, 1:], length_B, blank=self.config.start_id)

@@ -18,11 +18,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from intermodal.core.registry import MethodCard
 from intermodal.data.processors import Processor
-from intermodal.methods.vision_language.classifier import ClassifierConfig, PictureClassifier
+from intermodal.methods.vision_language.classifier import ClassifierConfig, PictureClassifier, classifier
 from intermodal.nn.linear import quicken
 from intermodal.nn.vit import VisionTransformer, ViTConfig, attention_rollout
 
@@ -114,15 +114,3 @@ class ViT(PictureClassifier):
 
         found = self._each(roll, images)
         return torch.cat(found).numpy() if found else np.zeros((0, rows, columns), np.float32)
-
-    def train_flops(self, batch_size: int) -> float:
-        """Return the operations of one step: forward and twice as many backward."""
-        return 3.0 * batch_size * self.config.image.flops()
-
-
-def classifier(width: int, classes: int) -> nn.Linear:
-    """Return a linear head that begins almost without an opinion."""
-    head = nn.Linear(width, classes)
-    nn.init.trunc_normal_(head.weight, std=0.02)
-    nn.init.zeros_(head.bias)
-    return head
