@@ -55,16 +55,14 @@ def beam_search(
     Args:
         stepper: the model.
         prompt: int64 ``(B, P)``, or vectors ``(B, P, D)`` for a model that takes them, P at least 1.
-        most: so many new tokens at most, fewer where the model's context ends before; beams that have not ended by
-            then are
-            taken as they are.
+        most: so many new tokens at most, fewer where the model's context ends before; beams that have not ended by then
+            are taken as they are.
         beams: K, at least 1.
         end: the token that ends a sequence, or several that do.
         length_penalty: 0 ranks by log-probability, 1 by its mean over the tokens.
         early: end as soon as K have ended.
-        rule: what may come next (:mod:`intermodal.decode.rules`), over the log-probabilities, which are not
-            normalised again;
-            a :class:`~intermodal.decode.stepper.RuledStepper` acts before they are.
+        rule: what may come next (:mod:`intermodal.decode.rules`), over the log-probabilities, which are not normalised
+            again; a :class:`~intermodal.decode.stepper.RuledStepper` acts before they are.
 
     Raises:
         ValueError: if there is no prompt, or a number is below 1.

@@ -57,11 +57,9 @@ def generate(
         sampling: how each is chosen; the most probable by default.
         generator: of the random numbers, on the CPU: ``(B, most)`` of them, whatever the temperature and however early
             the sequences end. Of several, each sequence has one of its own, and so depends on no other sequence. None
-            for the
-            seed 0.
+            for the seed 0.
         end: the token that ends a sequence, or several that do; what would come after it is filled up with it (the
-            first of
-            several), and when all have ended, nothing more is made. None for sequences of full length.
+            first of several), and when all have ended, nothing more is made. None for sequences of full length.
         rule: what may come next (:mod:`intermodal.decode.rules`).
         watch: told after each step how many tokens are made.
 

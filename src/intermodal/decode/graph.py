@@ -1,10 +1,9 @@
 """Decoding of hidden Markov models: the words whose states, language model and sound fit best.
 
-A :class:`Network` is a lexicon as a tree of states: words that begin alike share their first nodes. Contexts of
-phones end
-at a word's ends (word-internal triphones), so that the tree is the same behind every word. :class:`GraphDecoder`
-walks it
-frame by frame over ``loglik_TP``, log-likelihoods from any acoustic model, and asks an n-gram model at each word's end.
+A :class:`Network` is a lexicon as a tree of states: words that begin alike share their first nodes. Contexts of phones
+end at a word's ends (word-internal triphones), so that the tree is the same behind every word. :class:`GraphDecoder`
+walks it frame by frame over ``loglik_TP``, log-likelihoods from any acoustic model, and asks an n-gram model at each
+word's end.
 
 score = acoustic + lm_weight * language + bonus, in natural logarithms. Gaussian mixtures take neighbouring
 frames for independent, so that their likelihoods are far too sure: the language model's weight is then about 10.

@@ -1,8 +1,8 @@
 """Writing under the eye of a judge: a language model proposes, something else says how well each proposal fits.
 
 A sequence's score is ``judge(sequence) + fluency * log p(sequence) / its length``, the end counted. Nothing is
-differentiated:
-the judge may be anything (a CLIP's likeness of the text to a picture; Tewel et al. 2022 and Zeng et al. 2023 use one).
+differentiated: the judge may be anything (a CLIP's likeness of the text to a picture; Tewel et al. 2022 and Zeng et al.
+2023 use one).
 
     B prompts   K beams   N = B K sequences   C candidates   T tokens written   V tokens that may come next
 """
@@ -55,10 +55,9 @@ def guided_beam(
 ) -> list[Guided]:
     """Return for each prompt the best sequence that was found, of 1 to ``most - 1`` tokens and an end.
 
-    In each step every beam goes on with its likeliest tokens; each of the longer sequences is judged, and the K best
-    go on.
-    Each beam is also scored as if it ended here, and the best of all these is returned. With as many beams as there are
-    sequences and as many candidates as tokens, the search is exhaustive.
+    In each step every beam goes on with its likeliest tokens; each of the longer sequences is judged, and the K best go
+    on. Each beam is also scored as if it ended here, and the best of all these is returned. With as many beams as there
+    are sequences and as many candidates as tokens, the search is exhaustive.
 
     Args:
         stepper: the language model.
@@ -138,9 +137,8 @@ def ascend(
 ) -> None:
     """Exchange one token after the other for a better one, in place; each step's score is above the one before.
 
-    At each place the proposals for its token are tried, the sequence being otherwise as it is; the best is accepted
-    if it
-    scores higher. A sweep visits all places once; sweeps end early where one has changed nothing.
+    At each place the proposals for its token are tried, the sequence being otherwise as it is; the best is accepted if
+    it scores higher. A sweep visits all places once; sweeps end early where one has changed nothing.
 
     Args:
         found: what to begin with; its score is taken anew.

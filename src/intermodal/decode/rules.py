@@ -89,8 +89,7 @@ def penalised(penalty: float, prompt_BP: Tensor | None = None) -> Rule:
     """Return the rule that makes tokens less likely that were there before (Keskar et al. 2019, section 4.1).
 
     Positive scores are divided by the penalty, negative ones multiplied with it; log-probabilities, as a beam search
-    has them, are
-    all negative.
+    has them, are all negative.
 
     Args:
         penalty: above 0; 1 changes nothing.

@@ -59,12 +59,10 @@ class TransformerStepper:
 
     Args:
         network: reads at most ``context_length`` tokens.
-        logits: from the last vectors ``(B, D)`` to the logits ``(B, V)`` of what may come next, where that is less
-            than all
-            that the network knows; :meth:`CausalTransformer.logits` by default.
+        logits: from the last vectors ``(B, D)`` to the logits ``(B, V)`` of what may come next, where that is less than
+            all that the network knows; :meth:`CausalTransformer.logits` by default.
         padding_B: int64, how many of each prompt's first positions are nothing, where prompts of different lengths
-            stand side by
-            side (:func:`intermodal.decode.prompts.side_by_side`); None for none.
+            stand side by side (:func:`intermodal.decode.prompts.side_by_side`); None for none.
     """
 
     def __init__(
@@ -176,9 +174,8 @@ class GuidedStepper(Generic[State]):
     """Exaggerates what a condition changes: ``without + scale (with - without)`` of the logits.
 
     Classifier-free guidance (Ho & Salimans 2021) of sequences, as Crowson proposed for such models in 2021. Both are
-    evaluated in one batch, the sequences with their condition in its first half. A scale of 1 changes nothing, 0
-    leaves the
-    condition out.
+    evaluated in one batch, the sequences with their condition in its first half. A scale of 1 changes nothing, 0 leaves
+    the condition out.
 
     Args:
         stepper: of a model that was trained with and without the condition.

@@ -49,9 +49,8 @@ def gap_figures(method: DeCap, source: SourceConfig, split: str) -> tuple[dict[s
     """Return the gap of a split's pictures to its texts, before and after the projection, and the vectors.
 
     Returns:
-        ``gap`` and ``told_apart`` (which share of the vectors a plane between the means tells apart), and with a
-        memory the
-        same with ``projected_`` before them; and the vectors by name.
+        ``gap`` and ``told_apart`` (which share of the vectors a plane between the means tells apart), and with a memory
+        the same with ``projected_`` before them; and the vectors by name.
     """
     pairs, (image,) = embed_pairs(source.open(split), [image_encoder(method.clip)], MOST, source, lambda _: None)
     text = embed_texts(method.clip, [captions[0] for captions in pairs.captions])

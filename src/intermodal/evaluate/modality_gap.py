@@ -1,8 +1,7 @@
 """The gap between pictures and texts in a joint space: measured, and drawn (Liang et al. 2022, section 2).
 
-The gap is the distance between the means of the pictures' and of the texts' unit vectors. The drawing is the plane
-of the two
-first principal components of both together.
+The gap is the distance between the means of the pictures' and of the texts' unit vectors. The drawing is the plane of
+the two first principal components of both together.
 
 N pictures   M texts   D the joint space
 """

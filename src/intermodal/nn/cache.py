@@ -1,8 +1,7 @@
 """The memory of a causal transformer that reads on: keys and values of what it has read, allocated once.
 
 Without it, each further token would cost a pass over all tokens before it. With it, a step computes one position and
-attends
-to what is kept. Shapes:
+attends to what is kept. Shapes:
 
     B sequences   H heads   L new positions   S positions that are kept   K width of one head   N sequences after a
     choice

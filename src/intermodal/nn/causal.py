@@ -52,8 +52,7 @@ class CausalConfig(Config):
         head_width: of one head; None for ``width / heads``.
         mlp_width: hidden width of the MLPs; None for ``4 * width``.
         outputs: O, the tokens 0 to O - 1 that may come next, by a last matrix of its own; None for V, with the token
-            embeddings
-            as the last matrix.
+            embeddings as the last matrix.
         activation: a key of ``nn.transformer.ACTIVATIONS``.
         gated: the MLPs are gated (``activation`` is the gate's).
         bias: the linear layers have biases.
@@ -150,8 +149,7 @@ class CausalTransformer(nn.Module):
     """Logits of what comes next, at every position (Radford et al. 2019, section 2.3).
 
     Weights are drawn from a normal distribution of standard deviation 0.02, those of the layers that write to the
-    residual
-    stream divided by ``sqrt(2 depth)``; biases are zero.
+    residual stream divided by ``sqrt(2 depth)``; biases are zero.
 
     Args:
         config: sizes and choices.
@@ -195,9 +193,8 @@ class CausalTransformer(nn.Module):
         Args:
             read: int64 tokens, shape (B, L), or vectors in their place (:meth:`embed`), shape (B, L, D); L at least 1.
             cache: what was read before; what is read now goes on from there, and is kept in it.
-            padding_B: int64 (B,), how many of each sequence's first positions are nothing, without a cache (one that
-                is padded
-                knows it). Logits at those mean nothing.
+            padding_B: int64 (B,), how many of each sequence's first positions are nothing, without a cache (one that is
+                padded knows it). Logits at those mean nothing.
 
         Returns:
             float, shape (B, L, O).

@@ -69,9 +69,8 @@ def attend(
     """Return ``softmax(q k^T / sqrt(K) + bias) v`` (Vaswani et al. 2017, equation 1), by the faster of two ways.
 
     torch's fused kernel serves everywhere but in one place: half precision on a CPU at up to 512 keys, where the
-    products
-    written out are two to three times as fast forward (with 16 queries or more) and more so backward. Both compute
-    the same.
+    products written out are two to three times as fast forward (with 16 queries or more) and more so backward. Both
+    compute the same.
 
     Args:
         q_BHLK: queries, shape (B, H, L, K).
@@ -148,11 +147,9 @@ class Attention(nn.Module):
             torch's global generator.
         input_bias: queries, keys and values have a bias.
         output_bias: the result has a bias.
-        positions: of self-attention: a module from queries and keys to queries, keys and a bias of the scores (or
-            None) that
-            knows how far apart they are (:class:`intermodal.nn.conformer.RelativePositions`); the queries are the
-            last L of
-            the S positions.
+        positions: of self-attention: a module from queries and keys to queries, keys and a bias of the scores (or None)
+            that knows how far apart they are (:class:`intermodal.nn.conformer.RelativePositions`); the queries are the
+            last L of the S positions.
 
     Raises:
         ConfigError: if ``width`` is no multiple of ``heads``, or ``heads`` none of ``kv_heads``.
@@ -211,8 +208,7 @@ class Attention(nn.Module):
                 a 4-dimensional mask that broadcasts to (B, H, L, S) masks pairs. Each query needs one allowed
                 key. Or float, broadcasting to (B, H, L, S): added to the scores, where attention is not causal.
             cache: of causal self-attention: what was read before. ``x_BLD`` goes on from there and is kept too; S
-                counts
-                all that is kept then.
+                counts all that is kept then.
             kept: of attention with a context, in its place: what :meth:`keys` made of it, for many steps over one
                 context.
             turn: of self-attention: by which queries and keys are turned (:func:`turned`); a cache keeps them turned.
@@ -491,8 +487,7 @@ class Transformer(nn.Module):
 
     Args:
         blocks: modules called as ``block(x_BLD, mask=...)``, first to last, and with ``cache=`` and ``turn=`` where
-            there
-            is one.
+            there is one.
     """
 
     def __init__(self, blocks: Iterable[nn.Module]) -> None:
@@ -504,9 +499,8 @@ class Transformer(nn.Module):
     ) -> Tensor:
         """Map (B, L, D) to (B, L, D).
 
-        ``mask`` and ``turn`` are as in :meth:`Attention.forward`; with a ``cache``, one layer of which belongs to
-        each block, the
-        positions go on from those that it holds, and are kept there (causal blocks alone).
+        ``mask`` and ``turn`` are as in :meth:`Attention.forward`; with a ``cache``, one layer of which belongs to each
+        block, the positions go on from those that it holds, and are kept there (causal blocks alone).
         """
         more: dict[str, Any] = {} if turn is None else {"turn": turn}
         for i, block in enumerate(self.blocks):

@@ -181,9 +181,8 @@ class VisionTransformer(nn.Module):
                 (Dosovitskiy et al. 2021, section 3.2).
 
         Returns:
-            The pooled output, shape (B, D), after the final norm (and the pooling head), and the tokens,
-            shape
-            (B, L, D): after the final norm, except with ``pool="cls"``, where only the class token is
+            The pooled output, shape (B, D), after the final norm (and the pooling head), and the tokens, shape (B, L,
+            D): after the final norm, except with ``pool="cls"``, where only the class token is
                 normalised
             and the tokens are the last block's, as in CLIP.
 
