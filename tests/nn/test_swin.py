@@ -11,7 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from intermodal.core.config import Config
 from intermodal.core.errors import ConfigError, DataError
-from intermodal.nn.swin import ContinuousBias, Merging, SwinConfig, SwinTransformer, WindowAttention, windows
+from intermodal.nn.swin import Merging, SwinConfig, SwinTransformer, WindowAttention
+from intermodal.nn.swin_windows import ContinuousBias, windows
 
 VERSIONS = [1, 2]
 

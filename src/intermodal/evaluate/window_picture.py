@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from intermodal.evaluate.speech_pictures import DPI, INK, SOFT, WIDTH, rendered
-from intermodal.nn.swin import SwinConfig, windows
+from intermodal.nn.swin import SwinConfig
+from intermodal.nn.swin_windows import windows
 
 CUT, MASKS = "#0d7d74", 4
 
