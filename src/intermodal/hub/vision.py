@@ -159,6 +159,7 @@ def read_swin(data: Mapping[str, Any]) -> SwinClassifierConfig:
             channels=data.get("num_channels", 3),
             activation=_activation(data),
             norm_eps=float(data.get("layer_norm_eps", 1e-5)),
+            drop_path=float(data.get("drop_path_rate", 0.1)),
         )
     )
 
@@ -230,7 +231,7 @@ def write_config(model: ViT | Swin) -> dict[str, Any]:
         "window_size": max(sides),
         "mlp_ratio": image.mlp_ratio,
         "use_absolute_embeddings": False,
-        "drop_path_rate": 0.0,
+        "drop_path_rate": image.drop_path,
         **v2,
     }
 

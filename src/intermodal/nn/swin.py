@@ -25,6 +25,7 @@ from torch.nn import functional as F
 from intermodal.core.config import Config
 from intermodal.core.errors import ConfigError, DataError
 from intermodal.nn.cache import LayerCache
+from intermodal.nn.drop_path import check_rate, rates
 from intermodal.nn.linear import linear
 from intermodal.nn.patches import PatchConfig, PatchEmbedding
 from intermodal.nn.swin_windows import ContinuousBias, Gathers, Permute, TableBias, gathers
@@ -57,6 +58,8 @@ class SwinConfig(Config):
         channels: colour channels.
         activation: a key of ``nn.transformer.ACTIVATIONS``.
         norm_eps: the layer norms' epsilon in blocks and at the end.
+        drop_path: the last block's rate of stochastic depth in training, to which the others' rise from 0
+            (:mod:`intermodal.nn.drop_path`).
 
     Raises:
         ConfigError: if a number is out of range, or there are not as many heads as stages.
@@ -75,8 +78,10 @@ class SwinConfig(Config):
     channels: int = 3
     activation: Activation = "gelu"
     norm_eps: float = 1e-5
+    drop_path: float = 0.0
 
     def __post_init__(self) -> None:
+        check_rate(self.drop_path)
         if not self.depths or len(self.depths) != len(self.heads) or min(self.depths) < 0 or min(self.heads) < 1:
             raise ConfigError(f"Swin: depths and heads name each stage once, found {self.depths} and {self.heads}.")
         if self.width < 1 or any(self.width_of(i) % heads for i, heads in enumerate(self.heads)):
@@ -309,8 +314,10 @@ class SwinTransformer(nn.Module):
         self.patch_embedding = PatchEmbedding(config.channels, config.width, config.patches)
         self.patch_norm = nn.LayerNorm(config.width)
         stages, mergings = [], []
+        rate = rates(config.drop_path, sum(config.depths))
         for stage, depth in enumerate(config.depths):
-            stages.append(nn.ModuleList(self._block(stage, number) for number in range(depth)))
+            first = sum(config.depths[:stage])
+            stages.append(nn.ModuleList(self._block(stage, number, rate[first + number]) for number in range(depth)))
             if stage + 1 < len(config.depths):
                 mergings.append(Merging(config.width_of(stage), config.version, config.merge))
         self.stages, self.mergings = nn.ModuleList(stages), nn.ModuleList(mergings)
@@ -321,7 +328,7 @@ class SwinTransformer(nn.Module):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 
-    def _block(self, stage: int, number: int) -> Block:
+    def _block(self, stage: int, number: int, drop_path: float) -> Block:
         config, side = self.config, self.config.window_of(stage)
         width = config.width_of(stage)
         shift = config.shift_of(stage) if number % 2 else 0
@@ -331,7 +338,7 @@ class SwinTransformer(nn.Module):
         )
         mlp = MLP(width, config.hidden_of(stage), config.activation)
         cls = Block if config.version == 1 else ResPostNormBlock
-        return cls(width, attention, mlp, norm_eps=config.norm_eps)
+        return cls(width, attention, mlp, norm_eps=config.norm_eps, drop_path=drop_path)
 
     def maps(self, image_BCHW: Tensor) -> list[Tensor]:
         """Return the map of each stage, dense features at ever coarser resolutions, ``(B, h, w, D)`` each.

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from intermodal.core.errors import ConfigError
 from intermodal.nn.cache import KVCache, LayerCache
+from intermodal.nn.drop_path import branch_end, rates
 from intermodal.nn.linear import linear
 
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "silu", "relu"]
@@ -274,12 +275,15 @@ class Attention(nn.Module):
         k_BSHK, v_BSHK = self.kv(context_BSC).unflatten(-1, (2, self.heads, -1)).unbind(-3)
         return k_BSHK.transpose(1, 2), v_BSHK.transpose(1, 2)
 
-    def onward(self, x_BLD: Tensor, kept: tuple[Tensor, Tensor] | None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    def onward(
+        self, x_BLD: Tensor, kept: tuple[Tensor, Tensor] | None, mask: Tensor | None = None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Attend from new positions to themselves and to those that are kept: a window that moves over a stream.
 
         Args:
             x_BLD: the new positions, shape (B, L, D).
             kept: keys and values of the positions right before them, each (B, H, N, K); None at the beginning.
+            mask: bool, broadcasts to (B, H, L, N + L), True where attending is allowed; None for everywhere.
 
         Returns:
             The result, shape (B, L, D), and the keys and values of all N + L, of which the caller keeps the last ones.
@@ -290,7 +294,7 @@ class Attention(nn.Module):
         found, bias = (k_BHSK, v_BHSK), None
         if self.positions is not None:
             q_BHLK, k_BHSK, bias = self.positions(q_BHLK, k_BHSK)
-        y_BHLK = attend(q_BHLK, k_BHSK, v_BHSK, mask=None, dropout=0.0, causal=False, bias=bias)
+        y_BHLK = attend(q_BHLK, k_BHSK, v_BHSK, mask=mask, dropout=0.0, causal=False, bias=bias)
         return self.out(y_BHLK.transpose(1, 2).flatten(-2)), found
 
     def first(self, x_BLD: Tensor, count: int) -> Tensor:
@@ -422,6 +426,7 @@ class Block(nn.Module):
         norm_eps: their epsilon.
         dropout: share of each branch's output that is zeroed while training, before it is added to the
             residual stream (Vaswani et al. 2017, section 5.4), drawn from torch's global generator.
+        drop_path: share of the samples for which each branch is left out while training (:mod:`intermodal.nn.drop_path`).
     """
 
     def __init__(
@@ -433,13 +438,14 @@ class Block(nn.Module):
         norm: Norm = "layer",
         norm_eps: float = 1e-5,
         dropout: float = 0.0,
+        drop_path: float = 0.0,
     ) -> None:
         super().__init__()
         self.norm1 = norm_layer(norm, width, norm_eps)
         self.attention = attention
         self.norm2 = norm_layer(norm, width, norm_eps)
         self.mlp = mlp
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = branch_end(dropout, drop_path)
 
     def forward(
         self,
@@ -520,19 +526,21 @@ def build_transformer(
     norm_eps: float = 1e-5,
     causal: bool = False,
     input_bias: bool = True,
+    drop_path: float = 0.0,
 ) -> Transformer:
     """Return ``depth`` pre-norm blocks of self-attention and MLP, initialised as CLIP's are.
 
     Standard deviations are those of CLIP's published code: ``D**-0.5`` for what reads the residual stream in
     attention, ``(2 D)**-0.5`` in the MLP, and ``D**-0.5 (2 depth)**-0.5`` for what writes to it, so that the
-    stream's variance does not grow with depth (Radford et al. 2019, section 2.3); biases are zero.
+    stream's variance does not grow with depth (Radford et al. 2019, section 2.3); biases are zero. ``drop_path`` is the last
+    block's rate of stochastic depth, to which the others' rise from 0.
 
     Raises:
         ConfigError: if ``width`` is no multiple of ``heads`` or the activation is unknown.
     """
     blocks = []
     writes = width**-0.5 * (2 * max(depth, 1)) ** -0.5
-    for _ in range(depth):
+    for rate in rates(drop_path, depth):
         attention = Attention(width, heads, causal=causal, input_bias=input_bias)
         mlp = MLP(width, mlp_width, activation)
         for layer, std in (
@@ -544,7 +552,7 @@ def build_transformer(
             nn.init.normal_(layer.weight, std=std)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
-        blocks.append(Block(width, attention, mlp, norm_eps=norm_eps))
+        blocks.append(Block(width, attention, mlp, norm_eps=norm_eps, drop_path=rate))
     return Transformer(blocks)
 
 

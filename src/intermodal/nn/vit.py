@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from intermodal.core.config import Config
 from intermodal.core.errors import ConfigError, DataError
+from intermodal.nn.drop_path import check_rate
 from intermodal.nn.patches import PatchConfig, PatchEmbedding, interpolate_positions
 from intermodal.nn.transformer import ACTIVATIONS, MLP, Activation, Attention, Block, block_flops, build_transformer
 
@@ -38,9 +39,12 @@ class ViTConfig(Config):
         qkv_bias: queries, keys and values have biases.
         distillation: with ``"cls"``: a second token after the class token, for what a teacher says (Touvron et al. 2021).
 
+        drop_path: the last block's rate of stochastic depth in training, to which the others' rise from 0
+            (:mod:`intermodal.nn.drop_path`).
+
     Raises:
         ConfigError: if a size is not positive, a patch is larger than the picture, ``width`` is no multiple
-            of ``heads``, or the activation is unknown.
+            of ``heads``, the activation is unknown, or the rate is out of range.
     """
 
     image_size: int | tuple[int, int]
@@ -57,8 +61,10 @@ class ViTConfig(Config):
     pool: Literal["cls", "attention", "mean"] = "cls"
     distillation: bool = False
     qkv_bias: bool = True
+    drop_path: float = 0.0
 
     def __post_init__(self) -> None:
+        check_rate(self.drop_path)
         if self.heads < 1 or self.width < 1 or self.width % self.heads:
             raise ConfigError(f"ViT: width must be a multiple of heads, found {self.width} and {self.heads}.")
         if self.depth < 0 or self.patch_size < 1 or self.patch_size > min(self.size):
@@ -166,6 +172,7 @@ class VisionTransformer(nn.Module):
             activation=config.activation,
             norm_eps=config.norm_eps,
             input_bias=config.qkv_bias,
+            drop_path=config.drop_path,
         )
         self.post_norm = nn.LayerNorm(config.width, eps=config.norm_eps)
         if config.pool == "attention":

@@ -178,6 +178,20 @@ def test_one_answer_for_every_picture_is_said() -> None:
     assert fresh.health() == []
 
 
+@pytest.mark.parametrize("kind", ["vit", "deit", "swin"])
+def test_the_batchs_seeds_decide_what_is_left_out(kind: str) -> None:
+    method, batch = build(kind), batch_of()
+    plain = method.eval().loss(batch).total.item()
+    dropped = type(method)(method.config.replace(image=method.config.image.replace(drop_path=0.5)), processors())
+    dropped.load_state_dict(method.state_dict())
+    assert "seed" not in method.needs and dropped.needs_seed
+    assert dropped.eval().loss(batch).total.item() == plain
+    before = torch.get_rng_state()
+    losses = [dropped.train().loss({**batch, "seed": batch["seed"] + shift}).total.item() for shift in (0, 0, 1)]
+    assert torch.equal(torch.get_rng_state(), before)
+    assert losses[0] == losses[1] != losses[2]
+
+
 def test_labels_are_needed() -> None:
     with pytest.raises(ConfigError, match="knows the classes"):
         ViT(ViTClassifierConfig(image=TOWER), {"image": ImageProcessor(size=(16, 16))})

@@ -10,6 +10,7 @@ Shapes: B pictures, C, H, W channels, height and width, F features, K classes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -25,7 +26,9 @@ from intermodal.core.fields import SEED, Field
 from intermodal.data.mixing import Mixing
 from intermodal.data.processors import ImageProcessor, LabelProcessor, Processor
 from intermodal.losses.distances import precise, unit
-from intermodal.methods.base import Batch, Losses, Method, generator_of
+from intermodal.methods.base import Batch, Losses, Method, generator_of, seeded
+from intermodal.nn.swin import SwinConfig
+from intermodal.nn.vit import ViTConfig
 
 IMAGE = Field((), "image", "a picture")
 LABEL = Field((), "str", "its class")
@@ -50,6 +53,7 @@ class ClassifierConfig(Config):
     """Base of the configurations of methods that tell the class of a picture.
 
     Attributes:
+        image: the tower, which a subclass says more of.
         label_smoothing: share of the target that is spread over all classes, 0 to below 1.
         mixing: how the pictures of a batch are mixed in training.
 
@@ -57,12 +61,18 @@ class ClassifierConfig(Config):
         ConfigError: if a number is out of range.
     """
 
+    image: ViTConfig | SwinConfig
     label_smoothing: float = 0.0
     mixing: Mixing = NOTHING_MIXED
 
     def __post_init__(self) -> None:
         if not 0 <= self.label_smoothing < 1:
             raise ConfigError(f"model.label_smoothing must be at least 0 and below 1, found {self.label_smoothing}.")
+
+    @property
+    def drops(self) -> bool:
+        """Whether the tower leaves branches out at random in training."""
+        return bool(self.image.drop_path)
 
 
 class PictureClassifier(Method):
@@ -85,7 +95,7 @@ class PictureClassifier(Method):
         if not isinstance(names, LabelProcessor):
             raise ConfigError(f"The method {self.id} needs a processor 'label' that knows the classes.")
         self.classes = names.names
-        if config.mixing:
+        if config.mixing or config.drops:
             self.needs = {**self.needs, "seed": SEED}
         self._teacher: tuple[Teacher, ...] = ()  # in a tuple: no part of this module, nor of its checkpoints
         self._seen: dict[str, Tensor] = {}  # what health() speaks of; read there, so that a step waits for no device
@@ -112,9 +122,11 @@ class PictureClassifier(Method):
         image, label = batch["image"], batch["label"]
         smoothing, mixing = self.config.label_smoothing, self.config.mixing
         other_B, share_B = None, None
-        if mixing and self.training:
-            image, other_B, share_B = mixing.mix(image, generator_of(batch))
-        logits = [precise(head) for head in self.heads(image)]
+        generator = generator_of(batch) if self.training and (mixing or self.config.drops) else None
+        if mixing and generator is not None:
+            image, other_B, share_B = mixing.mix(image, generator)
+        with seeded(generator) if generator is not None and self.config.drops else nullcontext():
+            logits = [precise(head) for head in self.heads(image)]
         each = F.cross_entropy(logits[0], label, label_smoothing=smoothing, reduction="none")
         if other_B is not None and share_B is not None:
             others = F.cross_entropy(logits[0], label[other_B], label_smoothing=smoothing, reduction="none")
