@@ -17,6 +17,7 @@ from intermodal.hub.load import load  # noqa: E402
 from intermodal.hub.save import export  # noqa: E402
 from intermodal.methods.vision_language.swin import Swin  # noqa: E402
 from intermodal.methods.vision_language.vit import ViT  # noqa: E402
+from intermodal.nn.swin_attention import attention_maps  # noqa: E402
 
 DTYPES = [torch.float32, torch.float64]
 
@@ -188,6 +189,19 @@ def test_attention_maps_agree(name, prepare, agree):
     wanted = torch.stack(reference(image.clone(), output_attentions=True).attentions, 1)
     found = ours.image.attention_maps(image)
     assert float((found - wanted).abs().max()) < 1e-6
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["swin", "swin-three-stages", "swinv2"])
+def test_windows_attention_agrees(name, prepare):
+    """The weights of every window and head of each stage's last block, which is what transformers returns."""
+    reference, ours, (image, *_) = prepare(name, torch.float64)
+    reference.set_attn_implementation("eager")
+    wanted = reference(image.clone(), output_attentions=True).attentions
+    found = attention_maps(ours.image, image)
+    for stage, theirs in enumerate(wanted):
+        mine = [w for w in found if w.stage == stage][-1].weight_BNASS.flatten(0, 1)
+        assert mine.shape == theirs.shape and float((mine - theirs).abs().max()) < 1e-9
 
 
 @torch.no_grad()

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -221,18 +222,28 @@ class WindowAttention(nn.Module):
         """Map (B, h, w, D) to (B, h, w, D); version 1 does not shift where one window spans the map's shorter side."""
         del mask, cache
         batch, rows, columns = x_BhwD.shape[:3]
+        x_MSD, added, cut, _ = self._windowed(x_BhwD)
+        y_MSD = self.attention(x_MSD, mask=added)
+        y_BLD = Permute.apply(y_MSD.reshape(batch, -1, y_MSD.shape[2]), cut.back_L, cut.there_L)
+        return y_BLD.unflatten(1, (rows + cut.below, columns + cut.right))[:, :rows, :columns]
+
+    def weights(self, x_BhwD: Tensor) -> tuple[Tensor, int]:
+        """Return what each window's places weigh each other with, ``(B N, A, S, S)``, and how far windows are shifted."""
+        x_MSD, added, _, shift = self._windowed(x_BhwD)
+        return self.attention.weights(x_MSD, added=added), shift
+
+    def _windowed(self, x_BhwD: Tensor) -> tuple[Tensor, Tensor, Gathers, int]:
+        """Return the windows' places ``(B N, S, D)``, what is added to their scores, the cut and its shift."""
+        batch, rows, columns = x_BhwD.shape[:3]
         shift = self.shift if self.version == 2 or min(rows, columns) > self.side else 0
         cut = gathers(rows, columns, self.side, shift, x_BhwD.device)
         if cut.below or cut.right:
             x_BhwD = F.pad(x_BhwD, (0, 0, 0, cut.right, 0, cut.below))
-        high, wide = x_BhwD.shape[1:3]
         added = self._added(cut)
         if batch > 1 and len(added) > 1:
             added = added.repeat(batch, 1, 1, 1)
         x_BLD = Permute.apply(x_BhwD.flatten(1, 2), cut.there_L, cut.back_L)
-        y_MSD = self.attention(x_BLD.reshape(-1, self.side**2, x_BLD.shape[2]), mask=added)
-        y_BLD = Permute.apply(y_MSD.reshape(batch, high * wide, -1), cut.back_L, cut.there_L)
-        return y_BLD.unflatten(1, (high, wide))[:, :rows, :columns]
+        return x_BLD.reshape(-1, self.side**2, x_BLD.shape[2]), added, cut, shift
 
     def _added(self, cut: Gathers) -> Tensor:
         """Return what is added to the scores, ``(1 or N, A, S, S)``: kept from call to call where nothing is trained."""
@@ -340,11 +351,12 @@ class SwinTransformer(nn.Module):
         cls = Block if config.version == 1 else ResPostNormBlock
         return cls(width, attention, mlp, norm_eps=config.norm_eps, drop_path=drop_path)
 
-    def maps(self, image_BCHW: Tensor) -> list[Tensor]:
+    def maps(self, image_BCHW: Tensor, watch: Callable[[int, Block, Tensor], None] | None = None) -> list[Tensor]:
         """Return the map of each stage, dense features at ever coarser resolutions, ``(B, h, w, D)`` each.
 
         Args:
             image_BCHW: float, normalised, of any size.
+            watch: called before each block with its stage, itself and what it reads.
 
         Raises:
             DataError: if the pictures are of other channels.
@@ -362,6 +374,8 @@ class SwinTransformer(nn.Module):
                 x_BhwD = self.mergings[stage - 1](x_BhwD)
             assert isinstance(blocks, nn.ModuleList)
             for block in blocks:
+                if watch is not None:
+                    watch(stage, block, x_BhwD)
                 x_BhwD = block(x_BhwD)
             found.append(x_BhwD)
         return found

@@ -316,14 +316,28 @@ class Attention(nn.Module):
         )
         return self.out(y_BHLK.transpose(1, 2).flatten(-2))
 
-    def weights(self, x_BLD: Tensor, context_BSC: Tensor | None = None, *, turn: Turn | None = None) -> Tensor:
-        """Return what :meth:`forward` without a mask weighs the values with, (B, H, L, S): for looking at, not for training.
+    def weights(
+        self,
+        x_BLD: Tensor,
+        context_BSC: Tensor | None = None,
+        *,
+        turn: Turn | None = None,
+        added: Tensor | None = None,
+    ) -> Tensor:
+        """Return what :meth:`forward` weighs the values with, (B, H, L, S): for looking at, not for training.
 
-        Each row of S sums to one; the matrix is held whole.
+        Each row of S sums to one; the matrix is held whole. Of masks it knows ``added`` alone, a float one that is added to
+        the scores, and relative positions.
         """
         q_BHLK, k_BHSK, _ = self._project(x_BLD, context_BSC, turn)
         k_BHSK = k_BHSK.repeat_interleave(q_BHLK.shape[1] // k_BHSK.shape[1], 1)
+        bias = None
+        if self.positions is not None:
+            q_BHLK, k_BHSK, bias = self.positions(q_BHLK, k_BHSK)
         scores_BHLS = q_BHLK @ k_BHSK.transpose(-1, -2) * q_BHLK.shape[-1] ** -0.5
+        for more in (bias, added):
+            if more is not None:
+                scores_BHLS = scores_BHLS + more
         if self.causal:
             seen_LS = past(scores_BHLS.shape[-2], scores_BHLS.shape[-1], scores_BHLS.device)
             scores_BHLS = scores_BHLS.masked_fill(~seen_LS, float("-inf"))
