@@ -201,7 +201,8 @@ def test_windows_attention_agrees(name, prepare):
     found = attention_maps(ours.image, image)
     for stage, theirs in enumerate(wanted):
         mine = [w for w in found if w.stage == stage][-1].weight_BNASS.flatten(0, 1)
-        assert mine.shape == theirs.shape and float((mine - theirs).abs().max()) < 1e-9
+        assert mine.shape == theirs.shape
+        assert float((mine - theirs).abs().max()) < 1e-6  # its softmax is float32 here too
 
 
 @torch.no_grad()

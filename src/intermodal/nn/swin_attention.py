@@ -78,7 +78,7 @@ def attention_maps(tower: SwinTransformer, image_BCHW: Tensor) -> list[WindowWei
         attention = block.attention
         assert isinstance(attention, WindowAttention)
         weight_MASS, shift = attention.weights(x_BhwD if isinstance(block, ResPostNormBlock) else block.norm1(x_BhwD))
-        cut = windows(*x_BhwD.shape[1:3], attention.side, shift)
+        cut = windows(x_BhwD.shape[1], x_BhwD.shape[2], attention.side, shift)
         found.append(WindowWeights(stage, cut, weight_MASS.unflatten(0, (len(x_BhwD), -1))))
 
     tower.maps(image_BCHW, watch)
