@@ -196,6 +196,7 @@ def test_attention_maps_agree(name, prepare, agree):
 def test_windows_attention_agrees(name, prepare):
     """The weights of every window and head of each stage's last block, which is what transformers returns."""
     reference, ours, (image, *_) = prepare(name, torch.float64)
+    reference = fresh(reference)
     reference.set_attn_implementation("eager")
     wanted = reference(image.clone(), output_attentions=True).attentions
     found = attention_maps(ours.image, image)
