@@ -30,7 +30,7 @@ def test_lines_are_the_models(tmp_path: Path) -> None:
     line, blank = draw_line("TOTAL 9", np.random.default_rng(0)), Image.new("L", (30, 30), 255)
     sent = [("image", ("a.png", png(line), "image/png")), ("image", ("b.png", png(blank), "image/png"))]
     with TestClient(create_app(tmp_path / "model")) as client:
-        assert client.get("/info").json()["capabilities"] == ["caption", "read"]
+        assert client.get("/info").json()["capabilities"] == ["read"]
         whole = client.post("/read", files=sent, data={"whole": "true", "beam": 2, "length": 5}).json()["pictures"]
         pages = client.post("/read", files=sent).json()["pictures"]
         wrong = client.post("/read", files=[("image", ("x.png", b"nothing", "image/png"))])

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from intermodal.core.registry import card
 from intermodal.data.ocr import draw_line
 from intermodal.studio.app import create_studio
 from intermodal.studio.tab import tabs_for
@@ -26,8 +27,8 @@ def function(page: gr.Blocks, name: str) -> Any:
     return next(f.fn for f in page.fns.values() if f.fn is not None and f.fn.__name__ == name)
 
 
-def test_a_reader_gets_this_tab_in_the_place_of_captions() -> None:
-    assert [t.title for t in tabs_for(("caption", "read"))] == ["Read"]
+def test_a_reader_gets_this_tab_and_none_for_captions() -> None:
+    assert [t.title for t in tabs_for(card("trocr").capabilities)] == ["Read"]
     assert [t.title for t in tabs_for(("caption",))] == ["Caption"]
 
 

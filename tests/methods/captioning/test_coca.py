@@ -90,7 +90,7 @@ def test_each_picture_gets_its_own_caption_greedily_and_by_beam(learnt):
 def test_log_prob_is_that_of_the_written_tokens(learnt):
     model = learnt
     prepared = model.pictures(pictures())
-    found = model.caption_prepared(prepared)
+    found = model.write_prepared(prepared)
     text = model.processors["text"](TEXTS)
     log_probs = model.logits(prepared, text)[:, :-1].log_softmax(-1).gather(2, text[:, 1:, None])[..., 0]
     for row, caption in zip(log_probs, found, strict=True):

@@ -68,7 +68,7 @@ def test_noise_is_drawn_from_the_batch_and_has_its_size():
 def test_it_writes_texts_again_and_pictures_as_the_text_that_they_resemble():
     model = learn(built(temperature=1e-4))
     vectors = model.clip.encode_text(batch_of(model)["read"])
-    from intermodal.methods.captioning.captioner import GREEDY
+    from intermodal.methods.writer import GREEDY
 
     again = model.written(*model.after(model.prefix(vectors)), GREEDY)
     assert [c.text for c in again] == TEXTS

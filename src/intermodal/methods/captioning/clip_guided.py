@@ -31,8 +31,8 @@ from intermodal.decode.guided import Guided, Rows, ascend, guided_beam
 from intermodal.decode.stepper import TransformerStepper
 from intermodal.losses.distances import precise
 from intermodal.methods.base import Batch, Losses
-from intermodal.methods.captioning.captioner import GREEDY
 from intermodal.methods.captioning.joint import JointCaptioner, JointConfig
+from intermodal.methods.writer import GREEDY
 
 CARD = MethodCard(
     id="clip-guided",
@@ -99,7 +99,7 @@ class ClipGuided(JointCaptioner):
         return self.language.loss(batch)
 
     @torch.no_grad()
-    def caption_prepared(self, image: Tensor, settings: Captioning = GREEDY) -> list[Caption]:
+    def write_prepared(self, image: Tensor, settings: Captioning = GREEDY) -> list[Caption]:
         """Return one caption for each prepared picture.
 
         Raises:

@@ -26,13 +26,13 @@ from intermodal.core.config import Config
 from intermodal.core.errors import ConfigError, DataError
 from intermodal.core.fields import Field
 from intermodal.core.registry import MethodCard
-from intermodal.data.processors import ImageProcessor, Processor, TextProcessor
+from intermodal.data.processors import ImageProcessor, Processor
 from intermodal.data.sentences import up_to_end
 from intermodal.losses.contrastive import info_nce
 from intermodal.losses.distances import precise
 from intermodal.losses.distributed import all_reduce_sum, rank_and_world
 from intermodal.methods.base import Batch, Losses
-from intermodal.methods.captioning.captioner import Captioner
+from intermodal.methods.captioning.text_captioner import TextCaptioner
 from intermodal.nn.cache import KVCache
 from intermodal.nn.coca import AttentionalPooler, Kept, MultimodalDecoder, UnimodalDecoder
 from intermodal.nn.resnet import ModifiedResNet, ResNetConfig
@@ -105,7 +105,7 @@ class CoCaConfig(Config):
         return self.text.replace(depth=self.multimodal_depth, heads=self.multimodal_heads)
 
 
-class CoCa(Captioner):
+class CoCa(TextCaptioner):
     """Encoder, poolers and two halves of a decoder; see the module's text.
 
     Args:
@@ -213,15 +213,7 @@ class CoCa(Captioner):
 
     def begun(self, image: Tensor) -> tuple[CoCaStepper, Tensor]:
         """Return what goes on with captions of prepared pictures, and their first token, ``(B, 1)``."""
-        first = self.tokenizer.encode("")[:1].to(image.device)
-        return CoCaStepper(self, self.see(image)[1]), first.expand(len(image), 1)
-
-    @property
-    def tokenizer(self) -> TextProcessor:
-        """The processor of texts."""
-        processor = self.processors["text"]
-        assert isinstance(processor, TextProcessor)
-        return processor
+        return CoCaStepper(self, self.see(image)[1]), self.first(image)
 
     @property
     def room(self) -> int:
@@ -232,10 +224,6 @@ class CoCa(Captioner):
     def end(self) -> int:
         """The token that ends a text."""
         return self.config.text.eos_id
-
-    def words(self, tokens_N: Tensor) -> str:
-        """Return the text of token ids."""
-        return self.tokenizer.decode(tokens_N.unsqueeze(0))[0].strip()
 
     @torch.no_grad()
     def looks(self, image_BCHW: Tensor, text_BL: Tensor) -> Tensor:
@@ -260,7 +248,7 @@ class CoCa(Captioner):
         """
         with self.evaluating():
             prepared, found = self.pictures(images), []
-            for image, row, caption in zip(images, prepared, self.caption_prepared(prepared), strict=True):
+            for image, row, caption in zip(images, prepared, self.write_prepared(prepared), strict=True):
                 ids = self.tokenizer.encode(caption.text)
                 ids = ids[: int(self.real(ids.unsqueeze(0)).sum())]
                 looks = self.looks(row.unsqueeze(0), ids.unsqueeze(0).to(self.device))[0, :-1]

@@ -27,8 +27,8 @@ from intermodal.core.registry import MethodCard
 from intermodal.data.processors import Processor
 from intermodal.decode.stepper import TransformerStepper
 from intermodal.methods.base import Batch, Losses, generator_of
-from intermodal.methods.captioning.captioner import GREEDY
 from intermodal.methods.captioning.joint import JointCaptioner, JointConfig
+from intermodal.methods.writer import GREEDY
 
 CARD = MethodCard(
     id="decap",

@@ -38,7 +38,7 @@ from intermodal.decode.stepper import CrossStepper
 from intermodal.losses.ctc import ctc_loss
 from intermodal.losses.distances import precise
 from intermodal.methods.base import Batch, Losses, generator_of, seeded
-from intermodal.methods.captioning.captioner import GREEDY, Captioner
+from intermodal.methods.writer import GREEDY, Writer
 from intermodal.nn.line_encoder import LineConfig, LineEncoder
 from intermodal.nn.linear import quicken
 from intermodal.nn.reader import ReaderConfig, ReadingDecoder
@@ -49,7 +49,7 @@ CARD = MethodCard(
     title="TrOCR: an image transformer looks, a text transformer writes down what it reads",
     paper="Li et al. 2021",
     cls="TrOCR",
-    capabilities=("caption", "read"),
+    capabilities=("read",),
     recipes=("trocr",),
     reference="transformers VisionEncoderDecoderModel with TrOCRForCausalLM",
 )
@@ -92,7 +92,7 @@ class TrOCRConfig(Config):
             raise ConfigError("TrOCR: ctc_weight is from 0 to below 1, and start_id and eos_id are tokens.")
 
 
-class TrOCR(Captioner):
+class TrOCR(Writer):
     """Encoder and decoder; see the module's text.
 
     Args:
@@ -106,6 +106,8 @@ class TrOCR(Captioner):
         "text": Field((), "str", "what it says"),
         "seed": SEED,
     }
+    called = "Readings"
+    doing = "reading"
     config: TrOCRConfig
 
     def __init__(self, config: TrOCRConfig, processors: Mapping[str, Processor]) -> None:
@@ -234,7 +236,7 @@ class TrOCR(Captioner):
         # Lines of like width are read together; the result does not depend on it.
         order = sorted(range(len(places)), key=lambda i: (places[i][1][2] - places[i][1][0]) / _height(places[i][1]))
         crops = [images[places[i][0]].crop(places[i][1]) for i in order]
-        made = dict(zip(order, self.caption(crops, settings or GREEDY, watch=watch), strict=True))
+        made = dict(zip(order, self.write(crops, settings or GREEDY, watch=watch), strict=True))
         pages: list[list[Line]] = [[] for _ in images]
         for number, (page, box) in enumerate(places):
             said = made[number]
@@ -266,7 +268,7 @@ class TrOCR(Captioner):
         picture's places were read when the token was chosen; what a class token got is left out.
         """
         prepared = self.pictures([image])
-        ids = self.text.encode(self.caption_prepared(prepared)[0].text).to(self.device)
+        ids = self.text.encode(self.write_prepared(prepared)[0].text).to(self.device)
         ids = ids[: int(self.text.real(ids.unsqueeze(0)).sum())]
         token_BSC, _ = self.tokens(prepared)
         weight_LS = self.decoder.weights(ids[None, :-1], self.projection(token_BSC))[0].mean((0, 1))

@@ -46,4 +46,4 @@ def build(setting: Setting) -> None:
     image.upload(write, given, result)
 
 
-TAB = Tab(title="Caption", capability="caption", order=15, build=build, unless="read")
+TAB = Tab(title="Caption", capability="caption", order=15, build=build)
