@@ -62,3 +62,24 @@ def test_nothing_is_mixed_when_both_are_off():
     assert not Mixing() and Mixing(mixup=0.1) and Mixing(cutmix=0.1)
     with pytest.raises(ConfigError):
         Mixing(mixup=-1)
+
+
+def test_erasing_puts_noise_onto_a_rectangle_of_some():
+    """As many as the probability says, 2 to 33 % of each; the rest, and the classes, are as they were."""
+    image = torch.full((400, 3, 32, 32), 7.0)
+    erased, _, share = Mixing(erase=0.25).mix(image, torch.Generator().manual_seed(0))
+    assert share.tolist() == [1.0] * 400
+    inside = (erased != 7).all(1)
+    assert torch.equal(inside, (erased != 7).any(1))
+    touched = inside.flatten(1).any(1)
+    assert 70 < int(touched.sum()) < 130  # 100 are expected, with a deviation of 8.7
+    for found in inside[touched]:
+        rows, columns = found.any(1), found.any(0)
+        assert torch.equal(found, rows[:, None] & columns)
+        assert 0.02 <= float(found.double().mean()) < 0.33 + 2 / 32  # sides are rounded up to whole pixels
+    noise = erased[inside[:, None].expand_as(erased)]
+    assert abs(float(noise.mean())) < 0.02 and abs(float(noise.std()) - 1) < 0.02
+    again = Mixing(erase=0.25).mix(image, torch.Generator().manual_seed(0))[0]
+    assert torch.equal(again, erased) and Mixing(erase=0.1)
+    with pytest.raises(ConfigError, match="probability"):
+        Mixing(erase=1.5)
