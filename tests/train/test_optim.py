@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from intermodal.recipes import get_recipe
 from intermodal.recipes.base import OptimConfig
 from intermodal.train.optim import build_optimizer, learning_rate, moving_average
 
@@ -40,6 +41,25 @@ def test_decay_falls_on_matrices_alone():
         "1.weight": 0.0,
         "1.bias": 0.0,
     }
+
+
+@pytest.mark.parametrize("name", ["vit", "swin"])
+def test_layers_learn_at_rates_that_fall_with_depth(name):
+    """The head at the full rate, the last block at one factor below it, what reads pixels at one more than the first."""
+    method = get_recipe(name).smoke().build()
+    optimizer = build_optimizer(method, OptimConfig(layer_decay=0.5))
+    scale = {id(p): g["scale"] for g in optimizer.param_groups for p in g["params"]}
+    found = {n: scale[id(p)] for n, p in method.named_parameters()}
+    assert len(found) == len([*method.parameters()])
+    if name == "vit":
+        wanted = {"image.transformer.blocks.0.": 0.25, "image.transformer.blocks.1.": 0.5, "image.post_norm.": 1.0}
+    else:
+        wanted = {"image.stages.0.0.": 0.125, "image.stages.0.1.": 0.25, "image.mergings.0.": 0.25}
+        wanted |= {"image.stages.1.0.": 0.5, "image.norm.": 1.0}
+    wanted |= {"head.": 1.0, "image.patch_embedding.": 0.125 if name == "vit" else 0.0625}
+    for start, value in wanted.items():
+        assert {v for n, v in found.items() if n.startswith(start)} == {value}, start
+    assert all("scale" not in g for g in build_optimizer(method, OptimConfig()).param_groups)
 
 
 def test_moving_average_is_the_stated_recursion():

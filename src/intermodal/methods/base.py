@@ -163,6 +163,15 @@ class Method(nn.Module):
         """
         return (Phase(),)
 
+    def layers_above(self, parameter: str) -> int:
+        """Return how many layers lie between a parameter and the head, for rates that fall with depth; 0 for most methods.
+
+        Args:
+            parameter: its name, as :meth:`named_parameters` gives it.
+        """
+        del parameter
+        return 0
+
     def begin_step(self, step: int, steps: int) -> None:
         """Take note that training step ``step`` of ``steps``, from 0, begins: for what is annealed or warmed up."""
 

@@ -35,6 +35,8 @@ class OptimConfig(Config):
         final_lr: where the cosine ends, as a share of lr.
         clip_norm: largest norm of the whole gradient; None for no bound.
         ema: decay of the weights' moving average, which is then what is judged and saved; None for none.
+        layer_decay: each layer of a tower learns at so many times the rate of the one above it, for going on from a trained
+            tower (Clark et al. 2020, section 3.2); 1 for the same rate everywhere.
     """
 
     lr: float = 1e-3
@@ -46,6 +48,7 @@ class OptimConfig(Config):
     final_lr: float = 0.0
     clip_norm: float | None = 1.0
     ema: float | None = None
+    layer_decay: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)

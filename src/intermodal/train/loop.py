@@ -145,7 +145,7 @@ class Trainer(Training):
         figures: dict[str, Tensor] = {}
         for phase, optimizer in zip(self.phases, self.optimizers, strict=True):
             for group in optimizer.param_groups:
-                group["lr"] = rate * phase.lr_scale
+                group["lr"] = rate * phase.lr_scale * group.get("scale", 1.0)
             with alone(self.method, phase, among=self.phases):
                 found = self._descend(phase, optimizer, tensors)
             prefix = "" if phase is self.phases[0] else f"{phase.loss}_"

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from intermodal.methods.base import Phase
+from intermodal.methods.base import Method, Phase
 from intermodal.recipes.base import OptimConfig
 
 Tensors = tuple[Tensor, ...] | list[Tensor]
@@ -19,20 +19,25 @@ Tensors = tuple[Tensor, ...] | list[Tensor]
 def build_optimizer(module: nn.Module, config: OptimConfig, phase: Phase | None = None) -> torch.optim.AdamW:
     """Return AdamW (Loshchilov & Hutter 2019); weight decay falls on matrices alone, not on biases, norms or scalars.
 
+    With ``config.layer_decay`` a group's entry ``scale`` is what the learning rate is multiplied by for it.
+
     Args:
         module: whose parameters it descends, those that are not frozen.
         config: how.
         phase: only those that this phase trains; None for all.
     """
     phase = phase or Phase()
-    trained = [p for name, p in module.named_parameters() if p.requires_grad and name.startswith(phase.trains)]
-    groups = [
-        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+    trained = [(n, p) for n, p in module.named_parameters() if p.requires_grad and n.startswith(phase.trains)]
+    groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
+    for name, parameter in trained:
+        below = module.layers_above(name) if config.layer_decay != 1 and isinstance(module, Method) else 0
+        groups.setdefault((below, parameter.ndim < 2), []).append(parameter)
+    found = [
+        {"params": params, "weight_decay": 0.0 if small else config.weight_decay}
+        | ({"scale": config.layer_decay**below} if config.layer_decay != 1 else {})
+        for (below, small), params in sorted(groups.items(), key=lambda item: item[0])
     ]
-    return torch.optim.AdamW(
-        [g for g in groups if g["params"]], lr=config.lr, betas=config.betas, eps=config.eps, foreach=True
-    )
+    return torch.optim.AdamW(found, lr=config.lr, betas=config.betas, eps=config.eps, foreach=True)
 
 
 @contextmanager

@@ -28,11 +28,14 @@ from intermodal.data.processors import ImageProcessor, LabelProcessor, Processor
 from intermodal.losses.distances import precise, unit
 from intermodal.methods.base import Batch, Losses, Method, generator_of, seeded
 from intermodal.nn.swin import SwinConfig
+from intermodal.nn.transformer import Block
 from intermodal.nn.vit import ViTConfig
 
 IMAGE = Field((), "image", "a picture")
 LABEL = Field((), "str", "its class")
 NOTHING_MIXED = Mixing()
+LAST = ("image.norm.", "image.post_norm.")
+"""The norms behind the last block."""
 CHUNK = 64
 """Pictures that are classified at a time."""
 
@@ -238,6 +241,21 @@ class PictureClassifier(Method):
     def embed_dim(self) -> int:
         """How many numbers an embedding has."""
         raise NotImplementedError
+
+    def layers_above(self, parameter: str) -> int:
+        """Return 0 for heads and the last norm, 1 for the last block, and one more than all blocks for what reads pixels."""
+        blocks = [name for name, module in self.named_modules() if isinstance(module, Block)]
+        if not parameter.startswith("image.") or parameter.startswith(LAST):
+            return 0
+        for number, name in enumerate(blocks):
+            if parameter.startswith(f"{name}."):
+                return len(blocks) - number
+        if parameter.startswith("image.mergings."):  # what it hands to the next stage's blocks is one layer before them
+            stage = int(parameter.split(".")[2]) + 1
+            return (
+                len(blocks) + 1 - next(i for i, name in enumerate(blocks) if name.startswith(f"image.stages.{stage}."))
+            )
+        return len(blocks) + 1
 
     def train_flops(self, batch_size: int) -> float:
         """Return the operations of one step: forward and twice as many backward."""
