@@ -49,7 +49,7 @@ from intermodal.evaluate.result import (
     Table,
     in_percent,
 )
-from intermodal.evaluate.window_picture import draw_windows
+from intermodal.evaluate.window_picture import draw_attention, draw_windows
 from intermodal.methods.vision_language.classifier import PictureClassifier
 from intermodal.methods.vision_language.swin import Swin
 from intermodal.methods.vision_language.vit import ViT
@@ -58,7 +58,7 @@ from intermodal.metrics.classification import confusion_counts, mean_class_accur
 from intermodal.metrics.knn import knn_scores
 
 MOST_TRAIN, MOST_JUDGED, QUICK = 20_000, 10_000, 400
-SHOWN, CONFUSED, PIXELS_SIDE, BINS, GUESSES = 10, 16, 16, 15, 5
+SHOWN, CONFUSED, PIXELS_SIDE, BINS, GUESSES, WINDOWED = 10, 16, 16, 15, 5, 3
 KS = (1, 5)
 
 
@@ -175,17 +175,36 @@ def _panels(method: PictureClassifier, judged: Judged, metrics: dict[str, float]
         panels.append(_table(metrics))
     panels += [*_confusions(judged, method.classes), *_galleries(method, judged)]
     if isinstance(method, Swin):
-        image = judged.part.picture(spread_out(len(judged.part), 3)[-1])
-        prepared = method.processors["image"]
-        shown = prepared.fitted(image) if hasattr(prepared, "fitted") else image
-        about = (
-            "How this model sees a picture: windows of the first stage, the same windows shifted by half in every second "
-            "block, the map rolled so that cut windows are whole again with its parts in colours, who may then see whom in "
-            "each kind of window, and the maps of the stages, each place of which stands for four of the one before."
-        )
-        alt = "Windows, shifted windows, masks and the pyramid of maps."
-        panels.append(Figure("Windows, shifts, masks and merges", about, draw_windows(method.config.image, shown), alt))
+        panels += _windows(method, judged)
     return panels
+
+
+def _windows(method: Swin, judged: Judged) -> list[Panel]:
+    """Return how a Swin cuts a picture, and what its windows look at."""
+    processor = method.processors["image"]
+    images = [judged.part.picture(i) for i in spread_out(len(judged.part), WINDOWED)]
+    fitted = [processor.fitted(image) if hasattr(processor, "fitted") else image for image in images]
+    cut = (
+        "How this model sees a picture: windows of the first stage, the same windows shifted by half in every second "
+        "block, the map rolled so that cut windows are whole again with its parts in colours, who may then see whom in "
+        "each kind of window, and the maps of the stages, each place of which stands for four of the one before."
+    )
+    looks = (
+        "What one place (framed) looks at in its window, block by block: the mean of the heads, put back to the picture. "
+        "The place is the one that reaches the answer most by attention rollout, which stands beside the picture."
+    )
+    with method.evaluating():
+        prepared = processor(images).to(method.device, next(method.parameters()).dtype)
+        drawn = draw_attention(method.image, fitted, prepared)
+    return [
+        Figure(
+            "Windows, shifts, masks and merges",
+            cut,
+            draw_windows(method.config.image, fitted[-1]),
+            "Windows, shifted windows, masks and the pyramid of maps.",
+        ),
+        Figure("Attention inside windows", looks, drawn, "Attention of one place in each block of three pictures."),
+    ]
 
 
 def _bars(metrics: dict[str, float]) -> Bars:

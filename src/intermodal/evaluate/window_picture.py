@@ -1,20 +1,27 @@
-"""Swin's windows, shifts, masks and merges as a picture, drawn from what the network itself uses."""
+"""Swin's windows, shifts, masks and merges as a picture, and what its windows look at, drawn from what the network uses."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from PIL import Image
+from torch import Tensor
 
 from intermodal.evaluate.speech_pictures import DPI, INK, SOFT, WIDTH, rendered
-from intermodal.nn.swin import SwinConfig
+from intermodal.nn.swin import SwinConfig, SwinTransformer
+from intermodal.nn.swin_attention import WindowWeights, attention_maps, rollout
 from intermodal.nn.swin_windows import windows
 
 CUT, MASKS = "#0d7d74", 4
+ASKS = "#c2185b"
+BLOCKS = 8
+"""At most so many blocks are shown, the last ones of each stage."""
 
 
 def draw_windows(config: SwinConfig, image: Image.Image) -> Image.Image:
@@ -35,13 +42,11 @@ def draw_windows(config: SwinConfig, image: Image.Image) -> Image.Image:
     three[0].set_title(f"windows of {side} x {side} places", fontsize=8.5, color=INK)
     _windows(three[1], picture, patch, side, shift)
     three[1].set_title(f"shifted by {shift} down and right", fontsize=8.5, color=INK)
-    region = np.zeros((cut.rows + cut.below) * (cut.columns + cut.right), np.int64)
     count_across = (columns + cut.right) // side
     rolled = np.zeros((rows + cut.below, columns + cut.right), np.int64)
-    for number, (places, parts) in enumerate(zip(cut.place_NS.numpy(), cut.region_NS.numpy(), strict=True)):
-        region[places] = parts
+    for number, regions in enumerate(cut.region_NS.numpy()):
         top, left = side * (number // count_across), side * (number % count_across)
-        rolled[top : top + side, left : left + side] = parts.reshape(side, side)
+        rolled[top : top + side, left : left + side] = regions.reshape(side, side)
     three[2].imshow(_coloured(_rolled(picture, patch, shift), rolled, patch))
     _grid(three[2], (rows + cut.below) * patch, (columns + cut.right) * patch, side * patch, 0)
     three[2].set_title("rolled: parts of one colour see each other", fontsize=8.5, color=INK)
@@ -69,6 +74,70 @@ def draw_windows(config: SwinConfig, image: Image.Image) -> Image.Image:
         )
     below.suptitle("Merges: four places become one; thick lines are windows", fontsize=8.5, color=SOFT)
     return rendered(canvas)
+
+
+def draw_attention(tower: SwinTransformer, images: Sequence[Image.Image], prepared_BCHW: Tensor) -> Image.Image:
+    """Return pictures, each beside its rollout and what one of its places looks at in each block, put back to the picture.
+
+    The place that asks is the one that reaches the answer most; on coarser maps the one that it has become a part of.
+
+    Args:
+        tower: a Swin of either version.
+        images: pictures of the size that the tower reads, at least one.
+        prepared_BCHW: the same, prepared.
+    """
+    found = attention_maps(tower, prepared_BCHW)
+    rolled_Bhw = rollout(found).cpu()
+    shown = _some(found)
+    figure = Figure(figsize=(WIDTH, 0.35 + 1.2 * len(images)), dpi=DPI, layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    axes: Any = figure.subplots(len(images), 2 + len(shown), squeeze=False)
+    for number, image in enumerate(images):
+        height, width = prepared_BCHW.shape[2:]
+        picture = np.asarray(image.convert("RGB").resize((width, height)), np.uint8)
+        row, column = divmod(int(rolled_Bhw[number].argmax()), rolled_Bhw.shape[2])
+        axes[number, 0].imshow(picture)
+        _heat(axes[number, 1], picture, rolled_Bhw[number].numpy(), tower.config.patch_size)
+        for axis, weights in zip(axes[number, 2:], shown, strict=True):
+            pixels, at = tower.config.patch_size * 2**weights.stage, (row >> weights.stage, column >> weights.stage)
+            _heat(axis, picture, weights.of_place(*at)[number].mean(0).cpu().numpy(), pixels)
+            _outline(axis, weights, at, pixels)
+        for axis in axes[number]:
+            axis.set_xticks([])
+            axis.set_yticks([])
+            axis.set_xlim(-0.5, width - 0.5)
+            axis.set_ylim(height - 0.5, -0.5)
+    titles = ["picture", "rollout", *(f"stage {w.stage + 1}{', shifted' if w.cut.shift else ''}" for w in shown)]
+    for axis, title in zip(axes[0], titles, strict=True):
+        axis.set_title(title, fontsize=7.5, color=INK)
+    return rendered(canvas)
+
+
+def _some(found: Sequence[WindowWeights]) -> list[WindowWeights]:
+    """Return the last blocks of each stage, as many of each as there is room for."""
+    stages = found[-1].stage + 1
+    each = max(BLOCKS // stages, 1)
+    return [w for stage in range(stages) for w in [w for w in found if w.stage == stage][-each:]]
+
+
+def _heat(axis: Any, picture: np.ndarray, weight_hw: np.ndarray, pixels: int) -> None:
+    """Show a faded picture with weights over it, each place as large as the pixels that it stands for."""
+    axis.imshow(0.35 * picture / 255 + 0.65)
+    strength = weight_hw / max(float(weight_hw.max()), 1e-12)
+    heat = colormaps["inferno"](strength)
+    heat[..., 3] = 0.8 * strength
+    extent = (-0.5, weight_hw.shape[1] * pixels - 0.5, weight_hw.shape[0] * pixels - 0.5, -0.5)
+    axis.imshow(heat, extent=extent, interpolation="nearest")
+
+
+def _outline(axis: Any, weights: WindowWeights, at: tuple[int, int], pixels: int) -> None:
+    """Draw the borders of the windows, and the place that asks."""
+    cut = weights.cut
+    for line, count in ((axis.axhline, cut.rows), (axis.axvline, cut.columns)):
+        for border in range(cut.shift, count + 1, cut.side):
+            line(border * pixels - 0.5, color=CUT, linewidth=0.5, alpha=0.6)
+    corner = (at[1] * pixels - 0.5, at[0] * pixels - 0.5)
+    axis.add_patch(Rectangle(corner, pixels, pixels, fill=False, edgecolor=ASKS, linewidth=1.2))
 
 
 def _rolled(picture: np.ndarray, patch: int, shift: int) -> np.ndarray:

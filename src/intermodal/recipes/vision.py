@@ -6,32 +6,38 @@ heard, from a picture of the sound. All of one set share its pictures, their num
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import torch
 
-from intermodal.core.errors import DataError
+from intermodal.core.errors import ConfigError, DataError
 from intermodal.core.progress import Progress
 from intermodal.data.emoji import EmojiSource
 from intermodal.data.mixing import Mixing
 from intermodal.data.processors import ImageProcessor, LabelProcessor, Processor, Resize
 from intermodal.data.sonagrams import SonagramSource
-from intermodal.data.source import SourceConfig
+from intermodal.data.source import Source, SourceConfig, read_or_next
 from intermodal.data.speech import SpeechSource
 from intermodal.data.transforms import ImageAugment
 from intermodal.evaluate.classification import evaluate_classifier
+from intermodal.evaluate.energy import spread_out
 from intermodal.evaluate.result import Evaluation
 from intermodal.hub.load import load
 from intermodal.methods.base import Method
 from intermodal.methods.vision_language.classifier import PictureClassifier
 from intermodal.methods.vision_language.swin import Swin, SwinClassifierConfig
 from intermodal.methods.vision_language.vit import ViT, ViTClassifierConfig
+from intermodal.nn.patch_starts import begin
 from intermodal.nn.swin import SwinConfig
 from intermodal.nn.vit import ViTConfig
 from intermodal.recipes.base import Expect, OptimConfig, Recipe, TrainConfig, reaches
+from intermodal.recipes.first import loaded
 
+WHITENED = 500
+"""Pictures whose patches are whitened."""
 PHOTO_SIZE = 64
 """Pixels of a person's own pictures, which hold more than a drawing."""
 HALF = (0.5, 0.5, 0.5)
@@ -45,18 +51,24 @@ class ClassifierRecipe(Recipe):
         model: the tower and the loss.
         resize: how a picture of another shape is fitted.
         teacher: a run or checkpoint of a model that knows the same classes, for distillation (DeiT); None for none.
+        begins: ``whitened``: with patches whitened over training pictures and positions as waves
+            (:mod:`intermodal.nn.patch_starts`); ``random``: with random ones.
+        start: a run, checkpoint, published folder or hub id to go on from: its tower, pixels and architecture are taken, in
+            the place of the model's, and a new head is trained; None to begin from nothing.
     """
 
     model: ViTClassifierConfig | SwinClassifierConfig
     resize: Resize = "crop"
     teacher: Path | None = None
+    begins: Literal["whitened", "random"] = "whitened"
+    start: str | None = None
 
     def build(self) -> Method:
-        """Read the classes, build the network, and load the teacher if there is one.
+        """Read the classes, build the network or take up a trained one, and load the teacher if there is one.
 
         Raises:
             DataError: if the pictures have no classes, or all training pictures have the same one.
-            ConfigError: if the teacher knows other classes, or none.
+            ConfigError: if the teacher knows other classes, or none, or what to go on from is no ViT or Swin.
         """
         source = self.source.open("train")
         labels = LabelProcessor.of(source.labels())
@@ -65,15 +77,31 @@ class ClassifierRecipe(Recipe):
                 f"All {len(source):,} training pictures of {source.name} are of the class {labels.names[0]!r}: telling "
                 "classes takes at least two. Sort the pictures into one folder for each class."
             )
-        image = ImageProcessor(size=self.model.image.size, resize=self.resize, mean=HALF, std=HALF)
-        processors: dict[str, Processor] = {"image": image, "label": labels}
         torch.manual_seed(self.train.seed)
-        model = self.model
-        method: PictureClassifier = (
-            ViT(model, processors) if isinstance(model, ViTClassifierConfig) else Swin(model, processors)
-        )
+        method = self._fresh(labels, source) if self.start is None else self._onward(labels, self.start)
         if self.teacher is not None:
             method.learn_from(load(self.teacher))
+        return method
+
+    def _fresh(self, labels: LabelProcessor, source: Source) -> PictureClassifier:
+        image = ImageProcessor(size=self.model.image.size, resize=self.resize, mean=HALF, std=HALF)
+        processors: dict[str, Processor] = {"image": image, "label": labels}
+        method = classifier_of(self.model, processors)
+        if self.begins == "whitened":
+            pictures = [read_or_next(source, i, None)[0]["image"] for i in spread_out(len(source), WHITENED)]
+            begin(method.image, image(pictures), torch.Generator().manual_seed(self.train.seed))
+        return method
+
+    def _onward(self, labels: LabelProcessor, start: str) -> PictureClassifier:
+        trained = loaded(start, self.name, "--start", self.name)
+        if not isinstance(trained, ViT | Swin):
+            raise ConfigError(f"{start} holds no ViT or Swin that tells classes but the method {trained.id!r}.")
+        own, config = self.model, trained.config
+        config = config.replace(
+            label_smoothing=own.label_smoothing, mixing=own.mixing, image__drop_path=own.image.drop_path
+        )
+        method = classifier_of(config, {**trained.processors, "label": labels})
+        method.image.load_state_dict(trained.image.state_dict())
         return method
 
     def evaluate(self, method: Method, split: str, progress: Progress) -> Evaluation:
@@ -84,7 +112,7 @@ class ClassifierRecipe(Recipe):
     def on(self, source: SourceConfig) -> Self:
         """Return the recipe on other data: pictures of at least 64 pixels, in as many patches."""
         recipe = super().on(source)
-        if isinstance(source, EmojiSource | SonagramSource):
+        if isinstance(source, EmojiSource | SonagramSource) or self.start is not None:
             return recipe
         size = max(self.model.image.size)
         times = max(1, PHOTO_SIZE // size)
@@ -102,9 +130,17 @@ class ClassifierRecipe(Recipe):
             **{f"model__image__{name}": value for name, value in small.items()},
             model__image__image_size=32,
             teacher=None,
+            start=None,
             train=self.train.replace(steps=8, batch_size=32, eval_every=0, log_every=1, workers=0),
             expect=(),
         )
+
+
+def classifier_of(
+    config: ViTClassifierConfig | SwinClassifierConfig, processors: Mapping[str, Processor]
+) -> PictureClassifier:
+    """Return a classifier of a configuration, freshly initialised."""
+    return ViT(config, processors) if isinstance(config, ViTClassifierConfig) else Swin(config, processors)
 
 
 MOVED = ImageAugment(

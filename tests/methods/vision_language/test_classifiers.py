@@ -222,7 +222,8 @@ def test_a_persons_folders_are_learnt_and_judged(name: str, tmp_path: Path) -> N
     assert metrics["top1"] > 0.8 and metrics["classes"] == 3 and metrics["top5"] == 1
     titles = {panel.title for panel in run.evaluation("test").panels}
     assert {"Which class?", "Is it as sure as it is right?", "What is taken for what", "Where it looks"} <= titles
-    assert ("Windows, shifts, masks and merges" in titles) == (name == "swin")
+    for title in ("Windows, shifts, masks and merges", "Attention inside windows"):
+        assert (title in titles) == (name == "swin")
     page = (run.path / "report.html").read_text(encoding="utf-8")
     assert "Is it as sure as it is right?" in page
     assert run.model().classes == ("blue", "green", "red")
@@ -259,3 +260,35 @@ def test_a_run_teaches_deit(tmp_path: Path) -> None:
     run = fit(recipe, tmp_path / "run", evaluate=False, quiet=True)
     assert all("distillation" in line for line in run.metrics("train"))
     assert run.model().classify(pictures(), ["red"]).shape == (3, 1)
+
+
+@pytest.mark.parametrize("kind", ["vit", "deit", "swin"])
+def test_a_trained_tower_is_taken_up_with_a_new_head(kind: str, tmp_path: Path) -> None:
+    """Tower, pixels and architecture are the checkpoint's; classes are the new data's."""
+    trained = build(kind)
+    trained.save(tmp_path / "ours")
+    source = FolderSource(path=folder_of(tmp_path / "pictures", ("blue", "red"), 6))
+    recipe = get_recipe("swin" if kind == "swin" else "vit").replace(start=str(tmp_path / "ours")).on(source)
+    method = recipe.replace(model__label_smoothing=0.3, model__image__drop_path=0.2).build()
+    first = load(tmp_path / "ours")
+    assert method.classes == ("blue", "red") and method.head.out_features == 2
+    assert method.config.label_smoothing == 0.3 and method.config.image.drop_path == 0.2
+    assert method.config.image.replace(drop_path=0.0) == first.config.image
+    assert method.processors["image"] == first.processors["image"]
+    towers = (method.image.state_dict(), first.image.state_dict())
+    assert all(torch.equal(towers[0][key], towers[1][key]) for key in towers[1])
+    smaller = recipe.replace(optim__layer_decay=0.7, train__steps=2, train__batch_size=4, train__workers=0)
+    run = fit(smaller, tmp_path / "run", evaluate=False, quiet=True)
+    assert run.model().classify(pictures(), ["red"]).shape == (3, 1)
+
+
+def test_what_is_no_such_tower_is_refused(tmp_path: Path) -> None:
+    config = SupConConfig(
+        image=ResNetConfig(image_size=16, layers=(1, 1), width=8, pool="flat"), objective="cross-entropy"
+    )
+    SupCon(config, processors()).save(tmp_path / "resnet")
+    source = FolderSource(path=folder_of(tmp_path / "pictures", ("blue", "red"), 6))
+    with pytest.raises(ConfigError, match="no ViT or Swin"):
+        get_recipe("vit").replace(start=str(tmp_path / "resnet")).on(source).build()
+    with pytest.raises(ConfigError, match="--start"):
+        get_recipe("vit").replace(start="runs/nowhere").on(source).build()
