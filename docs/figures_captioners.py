@@ -13,6 +13,7 @@ FILE = Path(__file__).parent.parent / "benchmarks" / "results" / "curves" / "cap
 COLUMNS = {
     "cider": "CIDEr",
     "bleu4": "BLEU-4",
+    "meteor": "METEOR",
     "rouge_l": "ROUGE-L",
     "clip_score": "CLIP score",
     "distinct": "distinct",
@@ -22,19 +23,18 @@ COLUMNS = {
 
 
 def tables() -> str:
-    """Return all captioners and the baselines, one a row; a figure that was not measured stays empty."""
+    """Return all captioners and the baselines, one a row, for each set; a figure that was not measured stays empty."""
     if not FILE.is_file():
         return "Not measured yet.\n"
-    data = json.loads(FILE.read_text(encoding="utf-8"))
-    rows = ["| | " + " | ".join(COLUMNS.values()) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
-    for row in data["rows"]:
-        cells = ["" if row.get(name) is None else f"{row[name]:.3g}" for name in COLUMNS]
-        rows.append(f"| {row['name']} | " + " | ".join(cells) + " |")
-    return (
-        f"{data['about']} ({data['hardware']}, {data['date']}, `benchmarks/captioners.py`).\n\n"
-        + "\n".join(rows)
-        + "\n"
-    )
+    parts = []
+    for name, data in json.loads(FILE.read_text(encoding="utf-8")).items():
+        rows = ["| | " + " | ".join(COLUMNS.values()) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
+        for row in data["rows"]:
+            cells = ["" if row.get(column) is None else f"{row[column]:.3g}" for column in COLUMNS]
+            rows.append(f"| {row['name']} | " + " | ".join(cells) + " |")
+        where = f"{data['about']} ({data['hardware']}, {data['date']}, `benchmarks/captioners.py`)."
+        parts.append(f"**{name}.** {where}\n\n" + "\n".join(rows) + "\n")
+    return "\n".join(parts)
 
 
 def gap_picture(clip: str) -> dict[str, float]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 import math
+import sys
 
 import numpy as np
 import pytest
 
-from intermodal.metrics.captions import bleu_4, cider_d, distinct, rouge_l, words_of
+from intermodal.core.errors import MissingExtraError
+from intermodal.metrics.captions import bleu_4, cider_d, distinct, meteor, rouge_l, words_of
 
 CAPTIONS = ["A red car on a street.", "two dogs run, run", "the man", "a red red bird sits on a tree"]
 REFERENCES = [
@@ -78,3 +80,25 @@ def test_distinct_captions_and_what_is_refused():
     assert distinct([]) == 1.0
     with pytest.raises(ValueError, match="references"):
         cider_d(["a"], [[]])
+
+
+def test_meteor_by_hand():
+    # All three words match in one run: F = 1, and the penalty is 0.5 * (1 run / 3 words)^3.
+    same, shuffled, none, stem = meteor(
+        ["a red car", "car red a", "two dogs", "running dog"],
+        [["a red car"], ["a red car"], ["a red car"], ["runs dogs", "a cat"]],
+    )
+    assert same == pytest.approx(1 - 0.5 / 27)
+    assert shuffled == pytest.approx(1 - 0.5)  # three runs of one word each
+    assert none == 0.0
+    assert stem == pytest.approx(1 - 0.5 / 8)  # both by their stems, in one run of two
+    # Two of four words said are right, two of three wanted are met: F = PR / (0.9 P + 0.1 R), one run of two matches.
+    (part,) = meteor(["a red big bird"], [["a red car"]])
+    precision, recall = 2 / 4, 2 / 3
+    assert part == pytest.approx(precision * recall / (0.9 * precision + 0.1 * recall) * (1 - 0.5 / 8))
+
+
+def test_meteor_names_the_extra_it_lacks(monkeypatch):
+    monkeypatch.setitem(sys.modules, "nltk.translate.meteor_score", None)
+    with pytest.raises(MissingExtraError, match=r"intermodal\[captions\]"):
+        meteor(["a"], [["a"]])

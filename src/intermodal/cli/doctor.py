@@ -33,6 +33,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "emoji": ("resvg-py",),
     "text": ("numba",),
     "speech": ("soundfile", "soxr", "numba", "jiwer"),
+    "captions": ("nltk",),
     "docs": ("mkdocs-material",),
 }
 """What each extra of pyproject.toml brings (a test compares them)."""
