@@ -14,6 +14,7 @@ from intermodal.data.caption_texts import CaptionTextSource
 from intermodal.data.emoji import EmojiSource
 from intermodal.data.flickr import Flickr8kSource
 from intermodal.data.source import SourceConfig
+from intermodal.data.transforms import ImageAugment
 from intermodal.evaluate.captions import evaluate_captions
 from intermodal.evaluate.decap import evaluate_decap
 from intermodal.evaluate.result import Evaluation
@@ -27,7 +28,7 @@ from intermodal.methods.captioning.language import LanguageConfig, LanguageDecod
 from intermodal.methods.contrastive.clip import CLIP
 from intermodal.nn.causal import CausalConfig
 from intermodal.recipes.base import OptimConfig, Recipe, TrainConfig, reaches
-from intermodal.recipes.clip import CLIPRecipe, clip_small, clip_source
+from intermodal.recipes.clip import DRAWN, CLIPRecipe, clip_small, clip_source
 from intermodal.recipes.first import part
 from intermodal.recipes.language import LanguageRecipe
 from intermodal.recipes.nce import VocabularyConfig
@@ -259,8 +260,9 @@ def clipcap() -> ClipCapRecipe:
         source=EMOJI,
         first_clip=clip_small(),
         first_language=_first_language(),
-        optim=OPTIM,
-        train=BUDGET,
+        augment=DRAWN,
+        optim=OPTIM.replace(lr=3e-3, warmup=100),
+        train=BUDGET.replace(steps=2400),
     )
 
 
@@ -278,7 +280,8 @@ def clipcap_flickr() -> ClipCapRecipe:
 
     ``intermodal train clipcap-flickr --clip RUN``, RUN being one of the recipe clip-photos.
     """
-    return _on_photographs(clipcap(), "clipcap-flickr")
+    changed = ImageAugment(flip=0.5, scale=(1.0, 1.3))
+    return _on_photographs(clipcap(), "clipcap-flickr").replace(augment=changed, train=BUDGET)
 
 
 def decap() -> DeCapRecipe:

@@ -98,8 +98,8 @@ def coca() -> CoCaRecipe:
         ),
         tokenizer=TokenizerConfig(kind="words", vocab_size=8192, context_length=24),
         augment=DRAWN,
-        optim=OptimConfig(lr=1e-3, weight_decay=0.2, warmup=100, ema=0.99),
-        train=TrainConfig(steps=500, batch_size=192, precision="bf16", workers=1, log_every=20, eval_every=250),
+        optim=OptimConfig(lr=2e-3, weight_decay=0.2, warmup=100, ema=0.99),
+        train=TrainConfig(steps=1000, batch_size=128, precision="bf16", workers=1, log_every=20, eval_every=500),
         expect=reaches("cider", 0.15, 0.35, "300 pictures of unseen emoji concepts", 46.2),
     )
 
