@@ -1,28 +1,31 @@
-"""Modality experts, judged as a dual encoder and as a fusion encoder, and with their experts exchanged."""
+"""Modality experts, judged as a dual encoder, as a fusion encoder and as a decoder, and with their experts exchanged.
+
+N pictures   M texts   L tokens of a text   P patches
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from intermodal.core.progress import Progress
 from intermodal.data.source import SourceConfig
+from intermodal.evaluate.captions import caption_figures
 from intermodal.evaluate.encoding import Steps, embed_texts, image_encoder
-from intermodal.evaluate.galleries import pictures_for
-from intermodal.evaluate.looking_picture import draw_looking
-from intermodal.evaluate.pairs import SEED, Pairs, embed_pairs, pair_figures
-from intermodal.evaluate.result import Evaluation, Figure, Gallery, Headline, Panel, Table, in_percent
-from intermodal.methods.vision_language.experts import Experts
-from intermodal.nn.experts import Swap
+from intermodal.evaluate.pairs import KS, SEED, Pairs, embed_pairs, pair_figures
+from intermodal.evaluate.result import Evaluation, Headline, in_percent
+from intermodal.methods.vision_language.expert_parts import some
+from intermodal.methods.vision_language.experts import BATCH, Experts
+from intermodal.nn.expert_blocks import Swap
 
-MOST, QUICK = 300, 150
-AGAIN = 10
+MOST, QUICK, TRAIN = 300, 150, 6000
+AGAIN = 16
 """So many of the first answers of the dual encoder are ordered again by the fusion encoder."""
-SHOWN, LOOKED = 8, 3
 SWAPS: dict[str, Swap] = {
     "as trained": {},
     "vision and language exchanged": {"vision": "language", "language": "vision"},
@@ -31,15 +34,58 @@ SWAPS: dict[str, Swap] = {
 }
 
 
+@dataclass
+class ExpertJudgement:
+    """What the panels are drawn from.
+
+    Attributes:
+        method: the model.
+        metrics: all figures by name.
+        pairs: what was judged.
+        pictures: read once.
+        before: scores of texts and pictures ``(M, N)``, by the dual encoder.
+        after: with its first answers ordered again.
+        exchanged: a row for each exchange of experts: its name and four figures.
+        captions: one for each picture, by the decoder.
+    """
+
+    method: Experts
+    metrics: dict[str, float]
+    pairs: Pairs
+    pictures: list[Any]
+    before: np.ndarray
+    after: np.ndarray
+    exchanged: list[list[Any]]
+    captions: list[str]
+
+
+@dataclass
+class Prepared:
+    """Held-out pairs as the network takes them.
+
+    Attributes:
+        image: ``(N, 3, H, W)``.
+        text: all distinct texts, ``(M, L)``.
+        own: each picture's first text, ``(N, L)``.
+    """
+
+    image: Tensor
+    text: Tensor
+    own: Tensor
+
+
 def evaluate_experts(
     method: Experts, source: SourceConfig, split: str, progress: Progress, *, full: bool = True
 ) -> Evaluation:
     """Judge on up to 300 held-out pairs.
 
-    Figures: ``r10`` and the others of retrieval by the dual encoder, both ways, with ``chance_r10``; ``t2i_first`` and
-    ``reranked_first``, how often the right picture comes first for a text, before and after the fusion encoder has ordered
-    the first ten again; ``told``, how often the fusion encoder is right about pairs and hard wrong pairs, half of each
-    (chance 0.5); ``words``, the share of hidden words that it names, and ``blind_words``, the same beside another picture.
+    Figures: ``r10`` and the others of retrieval by the dual encoder, both ways, with ``chance_r10``; ``reranked_r1``
+    and so on, after the fusion encoder has ordered the first sixteen of each list again, and ``fusion_r1`` where it did
+    so alone, without the dual encoder's score; ``told``, how often the fusion encoder is right about pairs and hard
+    wrong pairs, half of each (chance 0.5). ``words`` and ``patches``, the share of hidden words and patches that are
+    named beside the whole picture or text, with ``blind_`` beside that of another pair, ``alone_`` beside nothing, and
+    ``chance_`` where the most frequent word or code of these is always said. ``cider`` and the other figures of
+    captions, with ``nearest_cider`` of those of the nearest training picture.
 
     Args:
         method: the model.
@@ -51,9 +97,12 @@ def evaluate_experts(
     Raises:
         DataError: if the split is not there or empty.
     """
+    from intermodal.evaluate.experts_panels import panels
+
     start = time.monotonic()
     weights = {"Embedding pictures": 1.0, "Embedding texts": 1.0}
-    steps = Steps(progress, weights | ({"Ordering again": 6.0, "Exchanging experts": 8.0} if full else {}))
+    more = {"Ordering again": 6.0, "Exchanging experts": 6.0, "Captioning": 4.0}
+    steps = Steps(progress, weights | (more if full else {}))
     report = steps.of("Embedding pictures")
     pairs, (image,) = embed_pairs(source.open(split), [image_encoder(method)], MOST if full else QUICK, source, report)
     text = embed_texts(method, pairs.texts, steps.of("Embedding texts"))
@@ -62,45 +111,98 @@ def evaluate_experts(
     if not full:
         return Evaluation(split, metrics, [], time.monotonic() - start)
     pictures = [pairs.picture(i) for i in range(len(pairs.indices))]
-    metrics["t2i_first"] = metrics.pop("t2i_r1")
-    scores, metrics["reranked_first"] = rerank(method, pictures, pairs, text @ image.T, steps)
-    rows, report = [], steps.of("Exchanging experts")
+    ready = prepared(method, pictures, pairs)
+    similar = text @ image.T
+    after, figures = reranked(method, ready, similar, pairs, steps)
+    metrics |= figures
+    rows: list[list[Any]] = []
+    report = steps.of("Exchanging experts")
     for number, (name, swap) in enumerate(SWAPS.items()):
-        figures = swapped(method, pictures, pairs, (image, text), swap)
-        if not swap:
-            metrics |= {"told": figures["told"], "chance_told": 0.5, "words": figures["words"]}
-            metrics["blind_words"] = masked_words(method, [*pictures[1:], pictures[0]], pairs, {})
-        rows.append([name, *figures.values()])
+        exchanged = swapped(method, ready, pairs, (image, text), swap)
+        rows.append([name, *exchanged.values()])
         report((number + 1) / len(SWAPS))
-    shown = _panels(method, metrics, rows, (pictures, pairs, text @ image.T, scores))
+    metrics |= {"told": rows[0][2], "chance_told": 0.5, **masked(method, ready)}
+    said, figures = captioned(method, source, pairs, image, pictures, steps)
+    metrics |= figures
+    judged = ExpertJudgement(method, metrics, pairs, pictures, similar, after, rows, said)
     sentence = (
         f"Among {len(pictures):,} pictures that it was not trained on, the right picture for a text, or text for a picture, "
         f"is within the first ten answers {in_percent(metrics['r10'])} of the time (guessing: "
-        f"{in_percent(metrics['chance_r10'])}). It comes first for {in_percent(metrics['t2i_first'])} of the texts, and for "
-        f"{in_percent(metrics['reranked_first'])} once the fusion encoder has ordered the first {AGAIN} again."
+        f"{in_percent(metrics['chance_r10'])}). It comes first {in_percent(metrics['r1'])} of the time, and "
+        f"{in_percent(metrics['reranked_r1'])} once the fusion encoder has ordered the first {AGAIN} again."
     )
-    return Evaluation(split, metrics, shown, time.monotonic() - start, Headline(in_percent(metrics["r10"]), sentence))
+    headline = Headline(in_percent(metrics["r10"]), sentence)
+    return Evaluation(split, metrics, panels(judged), time.monotonic() - start, headline)
 
 
-def rerank(
-    method: Experts, pictures: list[Any], pairs: Pairs, similar: np.ndarray, steps: Steps
-) -> tuple[np.ndarray, float]:
-    """Return each text's scores of pictures with the first ordered again, and how often the right one is then first."""
-    scores, report = similar.copy(), steps.of("Ordering again")
-    first = np.argsort(-scores, axis=1, kind="stable")[:, :AGAIN]
-    right = 0
-    for query, found in enumerate(first):
-        sure = method.match([pictures[i] for i in found], [pairs.texts[query]] * len(found))
-        scores[query, found] = 2.0 + sure  # above every cosine
-        right += int(found[sure.argmax()] in pairs.owners[query])
-        report((query + 1) / len(first))
-    return scores, right / len(first)
+def prepared(method: Experts, pictures: list[Any], pairs: Pairs) -> Prepared:
+    """Return pairs as the network takes them."""
+    own = [captions[0] for captions in pairs.captions]
+    return Prepared(
+        method.prepared("image", pictures), method.prepared("text", pairs.texts), method.prepared("text", own)
+    )
+
+
+# --8<-- [start:odds]
+@torch.no_grad()
+def odds(method: Experts, image: Tensor, text: Tensor, swap: Swap | None = None) -> np.ndarray:
+    """Return the log-odds that pictures and texts belong together, float32 ``(N,)``, by the fusion encoder."""
+    found = []
+    with method.evaluating():
+        for first in range(0, len(image), BATCH):
+            part = slice(first, first + BATCH)
+            logits_N2 = method.match_logits(image[part], text[part], swap).float()
+            found.append(logits_N2[:, 1] - logits_N2[:, 0])
+    return torch.cat(found).cpu().numpy()
+
+
+def reranked(
+    method: Experts, ready: Prepared, similar_MN: np.ndarray, pairs: Pairs, steps: Steps
+) -> tuple[np.ndarray, dict[str, float]]:
+    """Order the first answers of the dual encoder again, both ways.
+
+    The wrong pairs of training were drawn by the dual encoder's softmax. The best judge of right against those says
+    ``log(right / softmax)``: the order of the first answers is therefore by the dual encoder's logit plus the log-odds.
+
+    Returns:
+        the scores ``(M, N)`` of pictures for texts, and figures: ``reranked_`` of this order, ``fusion_`` of the
+        log-odds alone.
+    """
+    scale, report = float(method.logit_scale.detach().exp().clamp(max=100.0)), steps.of("Ordering again")
+    figures: dict[str, float] = {}
+    tables = {}
+    for number, (scores, way) in enumerate(((similar_MN, "t2i"), (similar_MN.T, "i2t"))):
+        first = np.argsort(-scores, axis=1, kind="stable")[:, :AGAIN]
+        query, answer = np.repeat(np.arange(len(first)), first.shape[1]), first.reshape(-1)
+        image, text = (answer, query) if way == "t2i" else (query, answer)
+        sure = odds(method, ready.image[image], ready.text[text]).reshape(first.shape)
+        for name, dual in (("reranked", scale), ("fusion", 0.0)):
+            again = np.take_along_axis(scores, first, 1) * dual + sure
+            table = scores.astype(np.float64)
+            order = np.argsort(np.argsort(-again, axis=1, kind="stable"), axis=1)
+            np.put_along_axis(table, first, 2.0 - order / AGAIN, 1)  # above every cosine, in the new order
+            tables[name, way] = table
+        report((number + 1) / 2)
+    for name in ("reranked", "fusion"):
+        for k in KS:
+            both = [_first(tables[name, "t2i"], pairs.owners, k), _first(tables[name, "i2t"], pairs.members, k)]
+            figures[f"{name}_r{k}"] = float(np.mean(both))
+    return tables["reranked", "t2i"], figures
+
+
+# --8<-- [end:odds]
+
+
+def _first(scores: np.ndarray, right: list[list[int]], k: int) -> float:
+    """Return how often one of the right answers is among the first k."""
+    found = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    return float(np.mean([bool(set(row.tolist()) & set(own)) for row, own in zip(found, right, strict=True)]))
 
 
 def swapped(
-    method: Experts, pictures: list[Any], pairs: Pairs, vectors: tuple[np.ndarray, np.ndarray], swap: Swap
+    method: Experts, ready: Prepared, pairs: Pairs, vectors: tuple[np.ndarray, np.ndarray], swap: Swap
 ) -> dict[str, float]:
-    """Return ``r10``, ``told`` and ``words`` with experts that do the work of others.
+    """Return ``r10``, ``told``, ``words`` and ``patches`` with experts that do the work of others.
 
     Wrong pairs are, for each picture, the text that the dual encoder as trained takes most easily for the right one.
     """
@@ -108,80 +210,56 @@ def swapped(
     similar = image @ text.T
     for i, places in enumerate(pairs.members):
         similar[i, places] = -np.inf
-    wrong = [pairs.texts[i] for i in similar.argmax(1)]
-    right = [captions[0] for captions in pairs.captions]
-    said = [(method.match(pictures, texts, swap=swap) > 0.5).mean() for texts in (right, wrong)]
+    wrong = ready.text[similar.argmax(1)]
+    said = [(odds(method, ready.image, texts, swap) > 0).mean() for texts in (ready.own, wrong)]
     if swap:
-        image = np.concatenate(
-            [method.embed("image", pictures[i : i + 64], swap=swap) for i in range(0, len(pictures), 64)]
-        )
-        text = np.concatenate(
-            [method.embed("text", pairs.texts[i : i + 64], swap=swap) for i in range(0, len(pairs.texts), 64)]
-        )
+        with torch.no_grad(), method.evaluating():
+            image = method.encode_image(ready.image, swap).float().cpu().numpy()
+            text = method.encode_text(ready.text, swap).float().cpu().numpy()
+    found = masked(method, ready, swap)
     return {
         "r10": pair_figures(image, text, pairs)["r10"],
         "told": float(said[0] + 1 - said[1]) / 2,
-        "words": masked_words(method, pictures, pairs, swap),
+        "words": found["words"],
+        "patches": found["patches"],
     }
 
 
 @torch.no_grad()
-def masked_words(method: Experts, pictures: list[Any], pairs: Pairs, swap: Swap) -> float:
-    """Return the share of hidden words that are named right; the same words are hidden each time."""
-    generator, network = torch.Generator().manual_seed(SEED), method.network
-    right = count = 0
-    method.eval()
-    for first in range(0, len(pictures), 64):
-        image = method.processors["image"](pictures[first : first + 64]).to(method.device)
-        text = method.processors["text"]([c[0] for c in pairs.captions[first : first + 64]]).to(method.device)
-        hidden = method.holes(text, generator)
-        holed = text.masked_fill(hidden, network.mask_id)
-        x_BLD = network(image, holed, real_BL=network.real(text), swap=swap)[:, network.config.image_tokens :]
-        right += int((method.word_head(x_BLD[hidden]).argmax(1) == text[hidden]).sum())
-        count += int(hidden.sum())
-    return right / max(count, 1)
+def masked(method: Experts, ready: Prepared, swap: Swap | None = None) -> dict[str, float]:
+    """Return the shares of hidden words and patches that are named right; the same are hidden each time.
+
+    ``words`` and ``patches`` beside the whole other modality, ``blind_`` beside another pair's, ``alone_`` beside
+    nothing, and ``chance_``: the share of the most frequent of them.
+    """
+    generator, network, config = torch.Generator().manual_seed(SEED), method.network, method.config
+    image, text = ready.image, ready.own
+    with method.evaluating():
+        hidden, code = some(network.words(text), config.masked, generator), method.patch_codes(image)
+        holes = some(torch.ones_like(code, dtype=torch.bool), config.masked_patches, generator)
+        holed, real = text.masked_fill(hidden, network.mask_id), network.real(text)
+        named, first = {}, network.config.image_tokens
+        for name, other in (("", image), ("blind_", image.roll(1, 0)), ("alone_", None)):
+            x_BLD = network(other, holed, real_BL=real, swap=swap)
+            named[f"{name}words"] = method.word_head(x_BLD[:, -text.shape[1] :][hidden]).argmax(1) == text[hidden]
+        for name, words in (("", text), ("blind_", text.roll(1, 0)), ("alone_", None)):
+            x_BLD = network(image, words, hidden_BP=holes, swap=swap)
+            named[f"{name}patches"] = method.code_head(x_BLD[:, 1:first][holes]).argmax(1) == code[holes]
+        named["chance_words"] = text[hidden] == text[hidden].mode().values
+        named["chance_patches"] = code[holes] == code[holes].mode().values
+    return {name: float(right.float().mean()) for name, right in named.items()}
 
 
-def _panels(
-    method: Experts,
-    metrics: Mapping[str, float],
-    rows: list[list[Any]],
-    judged: tuple[list[Any], Pairs, np.ndarray, np.ndarray],
-) -> list[Panel]:
-    pictures, pairs, before, after = judged
-    rng = np.random.default_rng(SEED)
-    queries = [int(i) for i in rng.permutation(len(pairs.texts))[:SHOWN]]
-    two: list[list[str | float | None]] = [
-        ["dual encoder", metrics["t2i_first"], None, None],
-        ["fusion encoder orders the first ten again", metrics["reranked_first"], metrics["told"], metrics["words"]],
-        ["fusion encoder, another picture", None, None, metrics["blind_words"]],
-    ]
-    shown: list[Panel] = [
-        Table(
-            "Two ways to use one set of weights",
-            f"{len(pictures):,} held-out pairs. Told: right about pairs and hard wrong pairs, half of each. Words: hidden "
-            "words that are named.",
-            ["", "right picture first", "told", "words"],
-            two,
-            emphasis=1,
-        ),
-        Table(
-            "What each expert has learnt",
-            "The same weights with experts exchanged. What falls is what the expert put aside did; attention stays.",
-            ["", "R@10, dual", "told, fusion", "words, fusion"],
-            rows,
-            emphasis=0,
-        ),
-    ]
-    for title, scores in (("By the dual encoder", before), ("Ordered again by the fusion encoder", after)):
-        found = [pictures_for(pairs.texts[t], scores[t], pairs.picture, right=pairs.owners[t]) for t in queries]
-        shown.append(Gallery(title, "Texts drawn at random, and the pictures that they bring.", found))
-    chosen = [int(i) for i in rng.permutation(len(pictures))[:LOOKED]]
-    looks, grid = method.looks_of([pictures[i] for i in chosen], [pairs.captions[i][0] for i in chosen])
-    drawn = [row for row in looks if row[1]]
-    if drawn:
-        about = (
-            "Each word of a text, and the patches that it looks at more than the other words do, in the fusion encoder."
-        )
-        shown.append(Figure("Where words look", about, draw_looking(drawn, grid), about))
-    return shown
+def captioned(  # noqa: PLR0917 - one call, from above
+    method: Experts, source: SourceConfig, pairs: Pairs, image: np.ndarray, pictures: list[Any], steps: Steps
+) -> tuple[list[str], dict[str, float]]:
+    """Return captions by the decoder, and their figures with CIDEr of the nearest training picture's."""
+    report = steps.of("Captioning")
+    said = [caption.text for caption in method.caption(pictures)]
+    report(0.5)
+    train, (known,) = embed_pairs(source.open("train"), [image_encoder(method)], TRAIN, source, lambda _: None)
+    nearest = [train.captions[i][0] for i in (image @ known.T).argmax(1)]
+    figures = caption_figures(said, pairs.captions, image, embed_texts(method, said))
+    others = caption_figures(nearest, pairs.captions, image, embed_texts(method, nearest))
+    report(1.0)
+    return said, figures | {"nearest_cider": others["cider"]}

@@ -15,6 +15,7 @@ from intermodal.core.registry import load_class
 from intermodal.data.processors import Processor
 from intermodal.hub import (
     autoencoder_kl,
+    beit3,
     bert,
     clip,
     coca,
@@ -114,6 +115,8 @@ def _load_published(folder: Path, device: str | torch.device, processors: Mappin
         model = _read_open_clip(folder, read_json(folder / open_clip.CONFIG, "configuration"), processors)
     elif dalle_dvae.is_openai(folder):
         model = _read_dalle_dvae(folder, processors)
+    elif kind is None and beit3.is_beit3(folder):
+        model = beit3.read(folder, {}, processors)
     elif (folder / PIPELINE).exists():
         model = ddpm.read(folder, processors)
     elif kind in unet.CLASSES:
@@ -130,7 +133,8 @@ def _load_published(folder: Path, device: str | torch.device, processors: Mappin
         raise CheckpointError(
             f"{folder} holds no model: neither {MANIFEST} (ours), nor {CONFIG} with a model_type "
             "(transformers) or _class_name (diffusers), nor "
-            f"{open_clip.CONFIG} (open_clip), nor encoder.safetensors and decoder.safetensors (DALL-E)."
+            f"{open_clip.CONFIG} (open_clip), nor encoder.safetensors and decoder.safetensors (DALL-E), nor "
+            f"{beit3.KIND}*.safetensors (BEiT-3)."
         )
     return model.to(device).eval()
 
@@ -236,5 +240,6 @@ READERS: dict[str, Callable[[Path, dict[str, Any], Mapping[str, Processor] | Non
     **dict.fromkeys(language.KINDS, language.read),
     **dict.fromkeys(vision.KINDS, vision.read),
     trocr.KIND: trocr.read,
+    beit3.KIND: beit3.read,
 }
 """How a published folder is read, by the ``model_type`` (transformers) or ``_class_name`` (diffusers) in ``config.json``."""

@@ -1,16 +1,17 @@
-"""Modality experts: blocks that share attention and switch their MLP (VLMo, Bao et al. 2022; BEiT-3, Wang et al. 2023).
+"""Modality experts: one network for pictures, texts and both (VLMo, Bao et al. 2022; BEiT-3, Wang et al. 2023).
 
-Picture and text are one sequence, and every token attends to all. What differs is the MLP behind the attention: one for the
-tokens of pictures, one for those of texts, and in the upper blocks one for both where they are read together. A picture
-alone or a text alone passes by its own experts through all blocks: the same weights are a dual and a fusion encoder.
+Picture and text are one sequence, and every token attends to all. What differs is the MLP behind the attention: one for
+the tokens of pictures, one for those of texts, and in the upper blocks one for both where they are read together. A
+picture alone or a text alone passes by its own experts through all blocks: the same weights are a dual and a fusion
+encoder. With another mask of the attention they write: the picture sees itself, each token of the text the picture and
+the text before it.
 
-B batch   I tokens of a picture (its class token first)   L tokens of a text   D width   H heads
+B batch   I tokens of a picture (its class token first)   P patches   L tokens of a text   D width   H heads
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Literal
 
 import torch
@@ -19,13 +20,12 @@ from torch import Tensor, nn
 from intermodal.core.config import Config
 from intermodal.core.errors import ConfigError, DataError
 from intermodal.data.sentences import up_to_end
-from intermodal.nn.patches import PatchConfig, PatchEmbedding
-from intermodal.nn.transformer import ACTIVATIONS, MLP, Activation, Attention, block_flops
+from intermodal.nn.expert_blocks import EXPERTS, Expert, ExpertBlock, Kept, Parts, SeparateBlock, Swap, routed
+from intermodal.nn.patches import ConvStem, PatchConfig, PatchEmbedding, split
+from intermodal.nn.transformer import ACTIVATIONS, Activation, block_flops, past
 
-Expert = Literal["vision", "language", "fusion"]
-EXPERTS: tuple[Expert, ...] = ("vision", "language", "fusion")
-Swap = Mapping[Expert, Expert]
-"""Which expert does another's work, to see what each has learnt."""
+RESERVED = 2
+"""So many first rows of the positions nobody uses in the layout ``separate``, as fairseq counts them."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,10 +35,14 @@ class ExpertsConfig(Config):
     Attributes:
         image_size: pixels of a square picture.
         patch_size: pixels; what a size leaves over is cut off.
+        stem: channels of convolutions by which each patch is read by itself (Xiao et al. 2021, but no patch sees its
+            neighbours, so that a hidden one stays hidden); then ``patch_size`` is ``2 ** len(stem)``. None for one
+            matrix.
         vocab_size: token ids of texts.
         context_length: the most tokens of a text.
         pad_id: the token that fills a text up (behind its end).
         eos_id: the token that ends a text.
+        mask_id: the token that stands for one that is to be predicted; None for one of its own, behind the others.
         width: D, a multiple of ``heads``.
         depth: blocks.
         fusion_depth: so many of them, the uppermost, have an expert for picture and text together.
@@ -46,6 +50,8 @@ class ExpertsConfig(Config):
         mlp_width: hidden width of every expert; None for ``4 * width``.
         activation: of the experts.
         norm_eps: the layer norms' epsilon.
+        layout: ``shared``: the modalities share all but the MLPs and their norms. ``separate``: each has all layers for
+            itself, as in BEiT-3's published weights, and there is no fusion expert.
 
     Raises:
         ConfigError: if a size does not fit.
@@ -53,10 +59,12 @@ class ExpertsConfig(Config):
 
     image_size: int
     patch_size: int
+    stem: tuple[int, ...] = ()
     vocab_size: int
     context_length: int
     pad_id: int
     eos_id: int
+    mask_id: int | None = None
     width: int
     depth: int
     fusion_depth: int
@@ -64,14 +72,25 @@ class ExpertsConfig(Config):
     mlp_width: int | None = None
     activation: Activation = "gelu"
     norm_eps: float = 1e-5
+    layout: Literal["shared", "separate"] = "shared"
 
     def __post_init__(self) -> None:
         if self.heads < 1 or self.width < 1 or self.width % self.heads:
             raise ConfigError(f"Experts: width must be a multiple of heads, found {self.width} and {self.heads}.")
-        if not 1 <= self.fusion_depth <= self.depth:
-            raise ConfigError(f"Experts: fusion_depth is 1 to depth ({self.depth}), found {self.fusion_depth}.")
+        least = int(self.layout == "shared")
+        if not least <= self.fusion_depth <= self.depth * least or self.depth < 1:
+            raise ConfigError(
+                f"Experts: fusion_depth is 1 to depth ({self.depth}), or 0 with separate layers; found {self.fusion_depth}."
+            )
         if not 1 <= self.patch_size <= self.image_size or min(self.vocab_size, self.context_length) < 1:
             raise ConfigError("Experts: a patch must fit into the picture, and there must be tokens.")
+        if self.stem and self.patch_size != 2 ** len(self.stem):
+            raise ConfigError(
+                f"Experts: a stem of {len(self.stem)} layers reads patches of {2 ** len(self.stem)} pixels, found "
+                f"{self.patch_size}."
+            )
+        if self.mask_id is not None and not 0 <= self.mask_id < self.vocab_size:
+            raise ConfigError(f"Experts: mask_id must be one of the {self.vocab_size} ids, found {self.mask_id}.")
         if self.activation not in ACTIVATIONS:
             raise ConfigError(f"Experts: activation must be one of {list(ACTIVATIONS)}, found {self.activation!r}.")
 
@@ -81,9 +100,14 @@ class ExpertsConfig(Config):
         return self.image_size // self.patch_size, self.image_size // self.patch_size
 
     @property
+    def patches(self) -> int:
+        """P."""
+        return self.grid[0] * self.grid[1]
+
+    @property
     def image_tokens(self) -> int:
         """I: the class token and the patches."""
-        return 1 + self.grid[0] * self.grid[1]
+        return 1 + self.patches
 
     @property
     def hidden(self) -> int:
@@ -95,40 +119,23 @@ class ExpertsConfig(Config):
         return self.depth * block_flops(tokens, self.width, self.hidden)
 
 
-# --8<-- [start:block]
-class ExpertBlock(nn.Module):
-    """``x + attention(norm(x))``, then for each token ``x + mlp_e(norm_e(x))`` with the expert ``e`` of its modality.
-
-    Bao et al. 2022, equations 1 and 2; each expert has a layer norm of its own.
+class PatchStem(nn.Module):
+    """Convolutions over each patch by itself, down to one vector.
 
     Args:
         config: sizes.
-        experts: which there are.
     """
 
-    def __init__(self, config: ExpertsConfig, experts: tuple[Expert, ...]) -> None:
+    def __init__(self, config: ExpertsConfig) -> None:
         super().__init__()
-        width = config.width
-        self.norm = nn.LayerNorm(width, eps=config.norm_eps)
-        self.attention = Attention(width, config.heads)
-        self.norms = nn.ModuleDict({e: nn.LayerNorm(width, eps=config.norm_eps) for e in experts})
-        self.mlps = nn.ModuleDict({e: MLP(width, config.hidden, config.activation) for e in experts})
+        self.patch = PatchConfig(size=config.patch_size)
+        self.convolutions = ConvStem(3, config.width, config.stem)
 
-    def forward(self, x_BLD: Tensor, experts: tuple[tuple[Expert, int], ...], mask: Tensor | None = None) -> Tensor:
-        """Map (B, L, D) to (B, L, D).
-
-        Args:
-            x_BLD: the tokens of one modality, or of both one behind the other.
-            experts: which expert takes how many tokens, in their order.
-            mask: bool (B, L), which tokens may be attended to.
-        """
-        x_BLD = x_BLD + self.attention(self.norm(x_BLD), mask=mask)
-        parts = x_BLD.split([count for _, count in experts], 1)
-        made = [self.mlps[e](self.norms[e](part)) for (e, _), part in zip(experts, parts, strict=True)]
-        return x_BLD + (made[0] if len(made) == 1 else torch.cat(made, 1))
-
-
-# --8<-- [end:block]
+    def forward(self, image_BCHW: Tensor) -> Tensor:
+        """Return (B, P, D)."""
+        patch_BPX = split(image_BCHW, self.patch)
+        patch_NCHW = patch_BPX.flatten(0, 1).unflatten(1, (3, *self.patch.sizes))
+        return self.convolutions(patch_NCHW).unflatten(0, patch_BPX.shape[:2]).squeeze(2)
 
 
 class ExpertTransformer(nn.Module):
@@ -141,31 +148,44 @@ class ExpertTransformer(nn.Module):
     def __init__(self, config: ExpertsConfig) -> None:
         super().__init__()
         self.config = config
-        width = config.width
-        self.patches = PatchEmbedding(3, width, PatchConfig(size=config.patch_size))
-        self.class_token = nn.Parameter(0.02 * torch.randn(width))
-        self.image_position = nn.Parameter(0.02 * torch.randn(config.image_tokens, width))
-        self.token_embedding = nn.Embedding(config.vocab_size + 1, width)
-        self.text_position = nn.Parameter(0.02 * torch.randn(config.context_length, width))
-        nn.init.normal_(self.token_embedding.weight, std=0.02)
-        low = config.depth - config.fusion_depth
-        self.blocks = nn.ModuleList(
-            ExpertBlock(config, EXPERTS if i >= low else ("vision", "language")) for i in range(config.depth)
+        width, shared = config.width, config.layout == "shared"
+        self.reserved = 0 if shared else RESERVED
+        self.patches = (
+            PatchStem(config) if config.stem else PatchEmbedding(3, width, PatchConfig(size=config.patch_size))
         )
-        self.final_norm = nn.LayerNorm(width, eps=config.norm_eps)
+        self.class_token = nn.Parameter(0.02 * torch.randn(width))
+        self.mask_token = nn.Parameter(0.02 * torch.randn(width))
+        self.image_position = nn.Parameter(0.02 * torch.randn(self.reserved + config.image_tokens, width))
+        self.token_embedding = nn.Embedding(config.vocab_size + (config.mask_id is None), width)
+        self.text_position = nn.Parameter(0.02 * torch.randn(self.reserved + config.context_length, width))
+        nn.init.normal_(self.token_embedding.weight, std=0.02)
+        low, two = config.depth - config.fusion_depth, EXPERTS[:2]
+        block = ExpertBlock if shared else SeparateBlock
+        sizes = (width, config.heads, config.hidden, config.activation, config.norm_eps)
+        self.blocks = nn.ModuleList(block(*sizes, EXPERTS if i >= low else two) for i in range(config.depth))
+        last: dict[str, nn.Module] = {e: nn.LayerNorm(width, eps=config.norm_eps) for e in two}
+        self.final_norm = nn.LayerNorm(width, eps=config.norm_eps) if shared else nn.ModuleDict(last)
         writes = width**-0.5 * (2 * config.depth) ** -0.5
         for name, parameter in self.blocks.named_parameters():
-            if name.endswith(("out.weight", "fc2.weight")):
+            if parameter.dim() == 2 and (".out." in name or ".fc2." in name):
                 nn.init.normal_(parameter, std=writes)
 
     @property
     def mask_id(self) -> int:
-        """The token that stands for one that is to be predicted: one more than those of the texts."""
-        return self.config.vocab_size
+        """The token that stands for one that is to be predicted."""
+        return self.config.vocab_size if self.config.mask_id is None else self.config.mask_id
 
     def real(self, tokens_BL: Tensor) -> Tensor:
         """Return which tokens are no padding, bool (B, L): up to the first end, and that too."""
         return up_to_end(tokens_BL, self.config.eos_id)
+
+    def words(self, tokens_BL: Tensor, *, end: bool = False) -> Tensor:
+        """Return which tokens are words, which may be hidden, bool (B, L): not the first; the end only with ``end``."""
+        words_BL = self.real(tokens_BL)
+        if not end:
+            words_BL = words_BL & (tokens_BL != self.config.eos_id)
+        words_BL[:, 0] = False
+        return words_BL
 
     def forward(
         self,
@@ -173,7 +193,9 @@ class ExpertTransformer(nn.Module):
         tokens_BL: Tensor | None,
         *,
         real_BL: Tensor | None = None,
+        hidden_BP: Tensor | None = None,
         swap: Swap | None = None,
+        writing: bool = False,
     ) -> Tensor:
         """Return the tokens' vectors after the final norm, (B, I + L, D), those of the picture first.
 
@@ -181,77 +203,163 @@ class ExpertTransformer(nn.Module):
             image_BCHW: prepared pictures; None for a text alone.
             tokens_BL: token ids; None for a picture alone.
             real_BL: which of them are no padding, where masked tokens hide it; by default what :meth:`real` says.
+            hidden_BP: bool, the patches in whose place stands the mask token; None for none.
             swap: experts that do the work of others, in the blocks that have them.
+            writing: the picture sees itself alone, and each token of the text the picture and the text up to itself.
 
         Raises:
             DataError: if there is neither, or a size is not the configured one.
         """
-        x_BLD, mask_BL = self.embedded(image_BCHW, tokens_BL, real_BL)
+        image_BID = None if image_BCHW is None else self.placed(self.seen(image_BCHW), hidden_BP)
+        text_BLD = None if tokens_BL is None else self.read(tokens_BL)
+        if real_BL is None and tokens_BL is not None:
+            real_BL = self.real(tokens_BL)
+        return self.together(image_BID, text_BLD, real_BL, swap=swap, writing=writing)
+
+    def seen(self, image_BCHW: Tensor) -> Tensor:
+        """Return the patches' vectors (B, P, D), before their places are known: once a picture, for many passes.
+
+        Raises:
+            DataError: if the pictures have another size.
+        """
+        size = self.config.image_size
+        if tuple(image_BCHW.shape[1:]) != (3, size, size):
+            raise DataError(
+                f"The experts take pictures of shape (B, 3, {size}, {size}), found "
+                f"{tuple(image_BCHW.shape)}: use the model's image processor."
+            )
+        return self.patches(image_BCHW)
+
+    def placed(self, patch_BPD: Tensor, hidden_BP: Tensor | None = None) -> Tensor:
+        """Return what the first block takes of a picture, (B, I, D); ``hidden_BP`` as in :meth:`forward`."""
+        if hidden_BP is not None:
+            patch_BPD = torch.where(hidden_BP.unsqueeze(-1), self.mask_token.to(patch_BPD.dtype), patch_BPD)
+        first_B1D = self.class_token.to(patch_BPD.dtype).expand(len(patch_BPD), 1, -1)
+        return torch.cat([first_B1D, patch_BPD], 1) + self.image_position[self.reserved :]
+
+    def read(self, tokens_BL: Tensor, start: int = 0) -> Tensor:
+        """Return what the first block takes of a text, (B, L, D), whose first token has the place ``start``.
+
+        Raises:
+            DataError: if it is longer than the context.
+        """
+        most = self.config.context_length
+        if tokens_BL.dim() != 2 or not 1 <= tokens_BL.shape[1] <= most - start:
+            raise DataError(f"The experts take texts of 1 to {most} tokens, found {tuple(tokens_BL.shape)}.")
+        first = self.reserved + start
+        return self.token_embedding(tokens_BL) + self.text_position[first : first + tokens_BL.shape[1]]
+
+    def together(
+        self,
+        image_BID: Tensor | None,
+        text_BLD: Tensor | None,
+        real_BL: Tensor | None,
+        *,
+        swap: Swap | None = None,
+        writing: bool = False,
+    ) -> Tensor:
+        """Return the vectors (B, I + L, D) of what :meth:`placed` and :meth:`read` made; see :meth:`forward`."""
+        x_BLD, mask = self._sequence(image_BID, text_BLD, real_BL, writing)
+        image, text = _length(image_BID), _length(text_BLD)
         for number in range(self.config.depth):
-            x_BLD = self._block(number)(x_BLD, self._experts(number, image_BCHW, tokens_BL, swap), mask_BL)
+            x_BLD = self.block(number)(x_BLD, self.parts(number, image, text, swap), mask)
+        return self.normed(x_BLD, image, text)
+
+    def normed(self, x_BLD: Tensor, image: int, text: int) -> Tensor:
+        """Return the final norm of ``image`` and ``text`` tokens."""
+        if isinstance(self.final_norm, nn.ModuleDict):
+            return routed(self.final_norm, x_BLD, _alone(image, text))
         return self.final_norm(x_BLD)
 
+    def onward(
+        self, x_BLD: Tensor, image: int, text: int, kept: list[Kept] | None, mask: Tensor | None = None
+    ) -> tuple[Tensor, list[Kept]]:
+        """Go on with new tokens behind those that were read, as a pair is read; see :meth:`ExpertBlock.onward`.
+
+        Args:
+            x_BLD: what the first block takes: ``image`` tokens of a picture, then ``text`` tokens.
+            image: how many.
+            text: how many.
+            kept: of each block; None at the beginning.
+            mask: bool, broadcasts to (B, H, L, N + L).
+
+        Returns:
+            Their vectors after the final norm, and what is kept.
+        """
+        found = []
+        for number in range(self.config.depth):
+            before = None if kept is None else kept[number]
+            x_BLD, after = self.block(number).onward(x_BLD, self.parts(number, image, text, None, True), before, mask)
+            found.append(after)
+        return self.normed(x_BLD, image, text), found
+
     def weights(self, image_BCHW: Tensor, tokens_BL: Tensor) -> Tensor:
-        """Return how each token of a text weighs the patches in each block of the fusion, (B, blocks, H, L, patches).
+        """Return how each token of a text weighs the patches in each block, (B, blocks, H, L, P).
 
         Each row sums to one: what goes to the class token and to the text is left out.
         """
-        (x_BLD, mask_BL), found = self.embedded(image_BCHW, tokens_BL), []
-        first = self.config.image_tokens
+        image_BID, text_BLD = self.placed(self.seen(image_BCHW)), self.read(tokens_BL)
+        x_BLD, mask = self._sequence(image_BID, text_BLD, self.real(tokens_BL), False)
+        first, found = self.config.image_tokens, []
         for number in range(self.config.depth):
-            block = self._block(number)
-            found.append(block.attention.weights(block.norm(x_BLD))[:, :, first:, 1:first])
-            x_BLD = block(x_BLD, self._experts(number, image_BCHW, tokens_BL, None), mask_BL)
+            parts = self.parts(number, first, tokens_BL.shape[1], None)
+            found.append(self.block(number).weights(x_BLD, parts)[:, :, first:, 1:first])
+            x_BLD = self.block(number)(x_BLD, parts, mask)
         share = torch.stack(found, 1)
         return share / share.sum(-1, keepdim=True)
 
-    def embedded(
-        self, image_BCHW: Tensor | None, tokens_BL: Tensor | None, real_BL: Tensor | None = None
+    @staticmethod
+    def _sequence(
+        image_BID: Tensor | None, text_BLD: Tensor | None, real_BL: Tensor | None, writing: bool
     ) -> tuple[Tensor, Tensor | None]:
-        """Return what the first block takes, and which tokens may be attended to; None for all."""
-        config, parts = self.config, list[Tensor]()
-        if image_BCHW is not None:
-            if tuple(image_BCHW.shape[1:]) != (3, config.image_size, config.image_size):
-                raise DataError(
-                    f"The experts take pictures of shape (B, 3, {config.image_size}, {config.image_size}), found "
-                    f"{tuple(image_BCHW.shape)}: use the model's image processor."
-                )
-            first_B1D = self.class_token.expand(len(image_BCHW), 1, -1)
-            parts.append(torch.cat([first_B1D, self.patches(image_BCHW)], 1) + self.image_position)
-        if tokens_BL is None:
-            if not parts:
+        """Return one sequence of what there is, and who may attend to whom; None for all to all."""
+        if text_BLD is None:
+            if image_BID is None:
                 raise DataError("The experts take a picture, a text, or both; there is neither.")
-            return parts[0], None
-        if tokens_BL.dim() != 2 or not 1 <= tokens_BL.shape[1] <= config.context_length:
-            raise DataError(
-                f"The experts take texts of 1 to {config.context_length} tokens, found {tuple(tokens_BL.shape)}."
-            )
-        parts.append(self.token_embedding(tokens_BL) + self.text_position[: tokens_BL.shape[1]])
-        mask_BL = self.real(tokens_BL) if real_BL is None else real_BL
-        if len(parts) == 2:
-            mask_BL = torch.cat([mask_BL.new_ones(len(mask_BL), config.image_tokens), mask_BL], 1)
-        return torch.cat(parts, 1), mask_BL
+            return image_BID, None
+        assert real_BL is not None
+        mask = real_BL[:, None, None, :]
+        if image_BID is not None:
+            mask = torch.cat([mask.new_ones(len(mask), 1, 1, image_BID.shape[1]), mask], -1)
+            text_BLD = torch.cat([image_BID, text_BLD], 1)
+        if writing:
+            mask = mask & written(_length(image_BID), real_BL.shape[1], real_BL.device)
+        return text_BLD, mask
 
-    def _experts(
-        self, number: int, image_BCHW: Tensor | None, tokens_BL: Tensor | None, swap: Swap | None
-    ) -> tuple[tuple[Expert, int], ...]:
-        """Return which expert of a block takes how many tokens."""
-        swap, image = swap or {}, self.config.image_tokens
+    def parts(self, number: int, image: int, text: int, swap: Swap | None, pair: bool = False) -> Parts:
+        """Return which expert of a block takes how many tokens, of a ``pair`` also where one of both is not here."""
+        swap, there = swap or {}, self.block(number).mlps
 
         def who(expert: Expert) -> Expert:
             found = swap.get(expert, expert)
-            return found if found in self._block(number).mlps else expert
+            return found if found in there else expert
 
-        if image_BCHW is None:
-            assert tokens_BL is not None
-            return ((who("language"), tokens_BL.shape[1]),)
-        if tokens_BL is None:
-            return ((who("vision"), image),)
-        if number >= self.config.depth - self.config.fusion_depth:
-            return ((who("fusion"), image + tokens_BL.shape[1]),)
-        return ((who("vision"), image), (who("language"), tokens_BL.shape[1]))
+        if (pair or (image and text)) and "fusion" in there:
+            return ((who("fusion"), image + text),)
+        return tuple((who(expert), count) for expert, count in _alone(image, text))
 
-    def _block(self, number: int) -> ExpertBlock:
+    def block(self, number: int) -> ExpertBlock | SeparateBlock:
+        """Return one of the blocks."""
         block = self.blocks[number]
-        assert isinstance(block, ExpertBlock)
+        assert isinstance(block, ExpertBlock | SeparateBlock)
         return block
+
+
+def written(image: int, text: int, device: torch.device) -> Tensor:
+    """Return who sees whom where a text is written about a picture, bool (I + L, I + L).
+
+    The picture sees itself, and each token of the text the picture and the text up to itself (Wang et al. 2023, section
+    3.2).
+    """
+    seen = past(image + text, image + text, device)
+    seen[:image, :image] = True
+    return seen
+
+
+def _length(x_BLD: Tensor | None) -> int:
+    return 0 if x_BLD is None else x_BLD.shape[1]
+
+
+def _alone(image: int, text: int) -> Parts:
+    both: Parts = (("vision", image), ("language", text))
+    return tuple(part for part in both if part[1])

@@ -30,12 +30,14 @@ class ExpertsRecipe(Recipe):
         model: sizes. Vocabulary, context length and special ids are set from the tokenizer.
         tokenizer: trained on the source's training texts.
         resize: how a picture of another shape is fitted.
+        code_pictures: training pictures whose patches the visual tokenizer is made of.
     """
 
     method: str = "experts"
     model: ExpertsMethodConfig
     tokenizer: TokenizerConfig = SENTENCES
     resize: Resize = "crop"
+    code_pictures: int = 1000
 
     def build(self) -> Method:
         """Train the tokenizer, build the processors and the network."""
@@ -45,7 +47,18 @@ class ExpertsRecipe(Recipe):
         )
         image = ImageProcessor(size=(network.image_size, network.image_size), resize=self.resize)
         torch.manual_seed(self.train.seed)
-        return Experts(self.model.replace(network=network), {"image": image, "text": text})
+        method = Experts(self.model.replace(network=network), {"image": image, "text": text})
+        if "codes" in self.model.heads:
+            method.patch_codes.fit(self._pictures(image), torch.Generator().manual_seed(self.train.seed))
+        return method
+
+    def _pictures(self, processor: ImageProcessor) -> torch.Tensor:
+        """Return training pictures, prepared, for the codes of patches."""
+        source = self.source.open("train")
+        chosen = torch.randperm(len(source), generator=torch.Generator().manual_seed(self.train.seed))[
+            : self.code_pictures
+        ]
+        return processor([source.sample(i)["image"] for i in chosen.tolist()])
 
     def evaluate(self, method: Method, split: str, progress: Progress) -> Evaluation:
         """Judge as dual encoder, as fusion encoder, and with experts exchanged."""
@@ -61,9 +74,12 @@ class ExpertsRecipe(Recipe):
         """Return the same path with a network and a budget that take seconds."""
         return self.replace(
             model__network=self.model.network.replace(
-                image_size=32, patch_size=16, width=32, depth=2, heads=2, fusion_depth=1
+                image_size=32, patch_size=16, width=32, depth=2, heads=2, fusion_depth=1, stem=()
             ),
             model__embed_dim=16,
+            model__codes=16,
+            model__apart=0.0,
+            code_pictures=40,
             tokenizer__vocab_size=600,
             train__steps=8,
             train__batch_size=32,
@@ -80,11 +96,12 @@ def experts() -> ExpertsRecipe:
     """
     return ExpertsRecipe(
         name="experts",
-        source=EmojiSource(unit="concept", single=0.1, part=0.3),
+        source=EmojiSource(unit="concept", single=0.0, part=0.2),
         model=ExpertsMethodConfig(
             network=ExpertsConfig(
                 image_size=64,
                 patch_size=16,
+                stem=(24, 48, 96, 128),
                 vocab_size=4096,
                 context_length=16,
                 pad_id=0,
@@ -95,6 +112,7 @@ def experts() -> ExpertsRecipe:
                 heads=4,
             ),
             embed_dim=128,
+            apart=0.3,
         ),
         tokenizer=TokenizerConfig(kind="words", vocab_size=8192, context_length=16),
         augment=DRAWN,

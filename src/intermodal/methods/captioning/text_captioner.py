@@ -1,4 +1,4 @@
-"""What every captioner with a text processor of its own shares: how its captions begin, end up as words, and are cut into tokens.
+"""What every captioner with a text processor of its own shares: how its captions begin, and end up as words.
 
 It is no method and has no card.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from intermodal.core.errors import DataError
 from intermodal.data.processors import TextProcessor
 from intermodal.methods.captioning.captioner import Captioner
 
@@ -16,9 +17,14 @@ class TextCaptioner(Captioner):
 
     @property
     def tokenizer(self) -> TextProcessor:
-        """The processor of texts."""
-        processor = self.processors["text"]
-        assert isinstance(processor, TextProcessor)
+        """The processor of texts.
+
+        Raises:
+            DataError: if the model has none.
+        """
+        processor = self.processors.get("text")
+        if not isinstance(processor, TextProcessor):
+            raise DataError("This model has no tokenizer for texts: load it from a folder with a tokenizer.json.")
         return processor
 
     def first(self, image: Tensor) -> Tensor:

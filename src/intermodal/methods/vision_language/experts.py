@@ -1,11 +1,16 @@
-"""Modality experts: one set of weights that compares pictures with texts and reads both together (VLMo; BEiT-3).
+"""Modality experts: one set of weights that compares pictures and texts, reads both together, and writes.
 
-Three tasks train it at once. *Contrast*: a picture alone and a text alone, each by its own experts, end in one space.
-*Matching*: both together, is this the text of this picture? The wrong ones are those that the first task finds hard to tell.
-*Masked language*: a text with holes beside its picture, which words are missing? Afterwards a search ranks by the first and
-orders the best again by the second. (Bao et al. 2022; Wang et al. 2023.)
+VLMo (Bao et al. 2022) and BEiT-3 (Wang et al. 2023).
 
-Shapes: B pairs, C, H, W channels, height and width; I tokens of a picture, L of a text; D width; E the joint space.
+Its tasks: *Contrast*: a picture alone and a text alone, each by its own experts, end in one space. *Matching*: both
+together, is this the text of this picture? The wrong ones are those that the first task finds hard to tell. *Masked
+data*: which words or patches are missing, from what is left of the text or the picture alone, and from a pair, in which
+the other is whole. *Writing*: which words are missing, where each sees the picture and the words before it. A search
+ranks by the first task and orders the best again by the second; the last fills one hole after the other, which makes a
+caption.
+
+Shapes: B pairs, C, H, W channels, height and width; I tokens of a picture, P patches, L tokens of a text; D width; E
+the joint space; K codes of patches; M hidden tokens; R pairs of a part of the batch.
 """
 
 from __future__ import annotations
@@ -13,7 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -25,23 +30,29 @@ from intermodal.core.config import Config
 from intermodal.core.errors import ConfigError, DataError
 from intermodal.core.fields import SEED, Field
 from intermodal.core.registry import MethodCard
-from intermodal.data.processors import ImageProcessor, Processor, TextProcessor
+from intermodal.data.processors import ImageProcessor, Processor
 from intermodal.losses.contrastive import info_nce
-from intermodal.methods.base import Batch, Losses, Method, generator_of
-from intermodal.nn.experts import ExpertsConfig, ExpertTransformer, Swap
+from intermodal.methods.base import Batch, Losses, generator_of
+from intermodal.methods.captioning.text_captioner import TextCaptioner
+from intermodal.methods.vision_language.expert_parts import HoleStepper, hard, mean_nats, some, told_right
+from intermodal.nn.expert_blocks import Swap
+from intermodal.nn.experts import ExpertsConfig, ExpertTransformer
+from intermodal.nn.patch_codes import PatchCodes
 
 CARD = MethodCard(
     id="experts",
-    title="Modality experts: one set of weights as dual encoder and as fusion encoder",
+    title="Modality experts: one set of weights as dual encoder, as fusion encoder and as decoder",
     paper="Bao et al. 2022; Wang et al. 2023",
     cls="Experts",
-    capabilities=("embed",),
+    capabilities=("embed", "caption"),
     recipes=("experts",),
-    reference="exact",
+    reference="torchscale BEiT3; exact",
 )
 
 MAX_LOGIT_SCALE = math.log(100.0)
-BATCH = 64
+BATCH = 256
+Head = Literal["contrast", "matching", "words", "codes"]
+HEADS: tuple[Head, ...] = ("contrast", "matching", "words", "codes")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,10 +61,17 @@ class ExpertsMethodConfig(Config):
 
     Attributes:
         network: the blocks.
+        heads: which tasks there are; published weights have one of the four, or none.
         embed_dim: E.
-        masked: the share of a text's tokens that are to be predicted.
+        codes: K, the codes of the visual tokenizer.
+        code_cells: numbers of a patch's side by which its code is chosen: 4 are 4 x 4 mean colours.
+        masked: the share of a text's words that are to be predicted.
+        masked_patches: the share of a picture's patches.
+        masked_captions: the share of a text's words, its end too, that are to be written.
         matching_weight: of the matching loss, beside the contrastive one.
-        masked_weight: of the masked-language loss.
+        masked_weight: of each of the losses of hidden words and patches.
+        apart: the first share of the training, in which pictures and texts are only read apart (as VLMo is trained in
+            stages): matching, pairs with holes, and writing come behind it.
         init_logit_scale: the learnt scale's first value, before the logarithm.
 
     Raises:
@@ -61,19 +79,30 @@ class ExpertsMethodConfig(Config):
     """
 
     network: ExpertsConfig
+    heads: tuple[Head, ...] = HEADS
     embed_dim: int
+    codes: int = 128
+    code_cells: int = 4
     masked: float = 0.4
+    masked_patches: float = 0.6
+    masked_captions: float = 0.7
     matching_weight: float = 1.0
     masked_weight: float = 1.0
+    apart: float = 0.0
     init_logit_scale: float = 1 / 0.07
 
     def __post_init__(self) -> None:
-        if not 0 < self.masked < 1 or min(self.matching_weight, self.masked_weight) < 0:
-            raise ConfigError("Experts: masked must be in 0..1, and the losses' weights not negative.")
+        shares = (self.masked, self.masked_patches, self.masked_captions)
+        if not all(0 < share < 1 for share in shares) or min(self.matching_weight, self.masked_weight) < 0:
+            raise ConfigError("Experts: masked shares must be in 0..1, and the losses' weights not negative.")
+        if set(self.heads) - set(HEADS) or not 0 <= self.apart < 1:
+            raise ConfigError(f"Experts: heads are some of {', '.join(HEADS)}, and apart is from 0 to below 1.")
+        if self.codes < 2 or self.network.patch_size % self.code_cells:
+            raise ConfigError("Experts: two codes at least, and code_cells must divide the patch.")
 
 
-class Experts(Method):
-    """Expert blocks and three heads; see the module's text.
+class Experts(TextCaptioner):
+    """Expert blocks and the heads of the tasks; see the module's text.
 
     Args:
         config: sizes.
@@ -92,77 +121,123 @@ class Experts(Method):
 
     def __init__(self, config: ExpertsMethodConfig, processors: Mapping[str, Processor]) -> None:
         super().__init__(config, processors)
-        width = config.network.width
-        self.network = ExpertTransformer(config.network)
-        self.image_projection = nn.Linear(width, config.embed_dim, bias=False)
-        self.text_projection = nn.Linear(width, config.embed_dim, bias=False)
-        self.matching_head = nn.Linear(width, 2)
-        self.word_head = nn.Linear(width, config.network.vocab_size)
-        self.logit_scale = nn.Parameter(torch.tensor(math.log(config.init_logit_scale)))
+        network = config.network
+        self.network = ExpertTransformer(network)
+        if "contrast" in config.heads:
+            self.image_projection = nn.Linear(network.width, config.embed_dim, bias=False)
+            self.text_projection = nn.Linear(network.width, config.embed_dim, bias=False)
+            self.logit_scale = nn.Parameter(torch.tensor(math.log(config.init_logit_scale)))
+        if "matching" in config.heads:
+            self.matching_head = nn.Linear(network.width, 2)
+        if "words" in config.heads:
+            self.word_head = nn.Linear(network.width, network.vocab_size)
+        if "codes" in config.heads:
+            self.patch_codes = PatchCodes(network.patch_size, config.code_cells, config.codes)
+            self.code_head = nn.Linear(network.width, config.codes)
+        self.joined = True
         self._seen: dict[str, Tensor] = {}
+
+    def begin_step(self, step: int, steps: int) -> None:
+        """Read pictures and texts apart at first; see ``config.apart``."""
+        self.joined = step >= self.config.apart * steps
 
     # --8<-- [start:loss]
     def loss(self, batch: Batch) -> Losses:
-        """Return contrastive + matching + masked-language loss of prepared ``image`` and ``text``.
+        """Return contrastive + matching + masked losses of prepared ``image`` and ``text``.
 
-        The matching loss is the mean of three cross entropies: pairs, pictures with a hard text, texts with a hard picture.
+        Every pair is contrasted and matched, each once with its own and once with a wrong text or picture. Of the first
+        half of the batch, words are hidden in one pair and patches in the next; of the other half texts and pictures
+        alone have holes, and captions are written. Cross entropies are means, in nats.
         """
-        config, generator = self.config, generator_of(batch)
-        image_BCHW, text_BL = batch["image"], batch["text"]
-        image_BE, text_BE = self.encode_image(image_BCHW), self.encode_text(text_BL)
+        config, network, generator = self.config, self.network, generator_of(batch)
+        text_BL, patch_BPD = batch["text"], network.seen(batch["image"])
+        real_BL = network.real(text_BL)
+        image_BID, text_BLD = network.placed(patch_BPD), network.read(text_BL)
+        image_BE, text_BE = self._image_vector(image_BID), self._text_vector(text_BLD, real_BL)
         scale = self.logit_scale.clamp(max=MAX_LOGIT_SCALE).exp()
-        contrastive = info_nce(image_BE, text_BE, scale)
+        terms = {"contrastive": info_nce(image_BE, text_BE, scale)}
 
-        with torch.no_grad():
-            similar_BB = scale.float() * image_BE.float() @ text_BE.float().T
-            text_B, image_B = hard(similar_BB, generator), hard(similar_BB.T, generator)
-        images = torch.cat([image_BCHW, image_BCHW, image_BCHW[image_B]])
-        texts = torch.cat([text_BL, text_BL[text_B], text_BL])
-        right = torch.arange(3, device=text_BL.device).repeat_interleave(len(text_BL)) == 0
-        logits_N2 = self.match_logits(images, texts)
-        matching = F.cross_entropy(logits_N2, right.long())
+        half = (len(text_BL) + 1) // 2
+        code_BP = self.patch_codes(batch["image"])
+        word_BL = some(network.words(text_BL), config.masked, generator)
+        patch_BP = some(torch.ones_like(code_BP, dtype=torch.bool), config.masked_patches, generator)
+        holed_BLD = network.read(text_BL.masked_fill(word_BL, network.mask_id))
+        rest, alone = slice(half, None), dict[str, Tensor]()
+        x_RLD = network.together(None, holed_BLD[rest], real_BL[rest])
+        alone["words_alone"] = self._words(x_RLD, text_BL[rest], word_BL[rest])
+        x_RID = network.together(network.placed(patch_BPD[rest], patch_BP[rest]), None, None)
+        alone["patches_alone"] = self._patches(x_RID, code_BP[rest], patch_BP[rest])
+        terms |= alone
+        told = None
+        if self.joined:
+            with torch.no_grad():
+                similar_BB = scale.float() * image_BE.float() @ text_BE.float().T
+                wrong_text_B, wrong_image_B = hard(similar_BB, generator), hard(similar_BB.T, generator)
+                by_text_B = torch.rand(len(text_BL), generator=generator).to(text_BL.device) < 0.5
+                same_B = torch.arange(len(text_BL), device=text_BL.device)
+                images = torch.cat([same_B, torch.where(by_text_B, same_B, wrong_image_B)])
+                texts = torch.cat([same_B, torch.where(by_text_B, wrong_text_B, same_B)])
+            x_NLD = network.together(image_BID[images], text_BLD[texts], real_BL[texts])
+            logits_N2, right_N = self._matched(x_NLD), (images == texts).long()
+            terms["matching"], told = F.cross_entropy(logits_N2, right_N), told_right(logits_N2, right_N)
 
-        hidden_BL = self.holes(text_BL, generator)
-        holed_BL = text_BL.masked_fill(hidden_BL, self.network.mask_id)
-        word_BLD = self.network(image_BCHW, holed_BL, real_BL=self.network.real(text_BL))[
-            :, config.network.image_tokens :
-        ]
-        logits_MV, target_M = self.word_head(word_BLD[hidden_BL]), text_BL[hidden_BL]
-        masked = F.cross_entropy(logits_MV, target_M) if len(target_M) else logits_MV.sum()
-        total = contrastive + config.matching_weight * matching + config.masked_weight * masked
+            words_R, some_R = word_BL[:half].clone(), patch_BP[:half].clone()
+            words_R[1::2], some_R[::2] = False, False
+            holed_RLD = network.read(text_BL[:half].masked_fill(words_R, network.mask_id))
+            x_RLD = network.together(network.placed(patch_BPD[:half], some_R), holed_RLD, real_BL[:half])
+            terms["words"] = self._words(x_RLD, text_BL[:half], words_R)
+            terms["patches"] = self._patches(x_RLD, code_BP[:half], some_R)
+
+            written_RL = some(network.words(text_BL[rest], end=True), config.masked_captions, generator)
+            holed_RLD = network.read(text_BL[rest].masked_fill(written_RL, network.mask_id))
+            x_RLD = network.together(image_BID[rest], holed_RLD, real_BL[rest], writing=True)
+            terms["writing"] = self._words(x_RLD, text_BL[rest], written_RL)
+        weights = {"contrastive": 1.0, "matching": config.matching_weight}
+        total = sum(
+            (weights.get(name, config.masked_weight) * term for name, term in terms.items()), scale.new_zeros(())
+        )
         # --8<-- [end:loss]
-        with torch.no_grad():
-            told = (logits_N2.argmax(1) == right.long()).float()
-            parts = {
-                "contrastive": contrastive.detach(),
-                "matching": matching.detach(),
-                "masked": masked.detach(),
-                "told": (told[: len(text_BL)].mean() + told[len(text_BL) :].mean()) / 2,
-                "words": (logits_MV.argmax(1) == target_M).float().mean() if len(target_M) else masked.detach() * 0,
-                "logit_scale": scale.detach(),
-            }
+        parts = {name: term.detach() for name, term in terms.items()} | {"logit_scale": scale.detach()}
+        if told is not None:
+            parts["told"] = told
         self._seen = parts
         return Losses(total, parts)
 
-    def holes(self, text_BL: Tensor, generator: torch.Generator) -> Tensor:
-        """Return which tokens are to be predicted, bool ``(B, L)``: of the words, neither the first token nor the end."""
-        words_BL = self.network.real(text_BL) & (text_BL != self.config.network.eos_id)
-        words_BL[:, 0] = False
-        drawn_BL = torch.rand(text_BL.shape, generator=generator).to(text_BL.device)
-        return words_BL & (drawn_BL < self.config.masked)
+    def _words(self, x_BLD: Tensor, text_BL: Tensor, hidden_BL: Tensor) -> Tensor:
+        """Return the mean cross entropy of the hidden words; the vectors of a text are the last of each row."""
+        return mean_nats(self.word_head(x_BLD[:, -text_BL.shape[1] :][hidden_BL]), text_BL[hidden_BL])
+
+    def _patches(self, x_BLD: Tensor, code_BP: Tensor, hidden_BP: Tensor) -> Tensor:
+        """Return the mean cross entropy of the hidden patches' codes; 0 where none are hidden."""
+        patch_BPD = x_BLD[:, 1 : self.config.network.image_tokens]
+        return mean_nats(self.code_head(patch_BPD[hidden_BP]), code_BP[hidden_BP])
+
+    def _image_vector(self, image_BID: Tensor, swap: Swap | None = None) -> Tensor:
+        first_BD = self.network.together(image_BID, None, None, swap=swap)[:, 0]
+        return F.normalize(self.image_projection(first_BD), dim=-1)
+
+    def _text_vector(self, text_BLD: Tensor, real_BL: Tensor, swap: Swap | None = None) -> Tensor:
+        first_BD = self.network.together(None, text_BLD, real_BL, swap=swap)[:, 0]
+        return F.normalize(self.text_projection(first_BD), dim=-1)
+
+    def _matched(self, x_BLD: Tensor) -> Tensor:
+        return self.matching_head(x_BLD[:, 0] * x_BLD[:, self.config.network.image_tokens])
 
     def encode_image(self, image_BCHW: Tensor, swap: Swap | None = None) -> Tensor:
         """Return unit vectors ``(B, E)`` of prepared pictures, each read alone."""
-        return F.normalize(self.image_projection(self.network(image_BCHW, None, swap=swap)[:, 0]), dim=-1)
+        return self._image_vector(self.network.placed(self.network.seen(image_BCHW)), swap)
 
     def encode_text(self, text_BL: Tensor, swap: Swap | None = None) -> Tensor:
         """Return unit vectors ``(B, E)`` of token ids, each text read alone, from its first token."""
-        return F.normalize(self.text_projection(self.network(None, text_BL, swap=swap)[:, 0]), dim=-1)
+        return self._text_vector(self.network.read(text_BL), self.network.real(text_BL), swap)
 
     def match_logits(self, image_BCHW: Tensor, text_BL: Tensor, swap: Swap | None = None) -> Tensor:
-        """Return logits ``(B, 2)`` of "this is not its text" and "it is", read from the text's first token in the fusion."""
-        x_BLD = self.network(image_BCHW, text_BL, swap=swap)
-        return self.matching_head(x_BLD[:, self.config.network.image_tokens])
+        """Return logits ``(B, 2)`` of "this is not its text" and "it is", of pairs in the fusion.
+
+        They are read from the product of the class token's vector and that of the text's first token (Lu et al. 2019,
+        section 3.1).
+        """
+        return self._matched(self.network(image_BCHW, text_BL, swap=swap))
 
     # What a person asks for.
 
@@ -174,83 +249,103 @@ class Experts(Method):
         """
         if modality not in self.modalities:
             raise DataError(f"Experts embed {' and '.join(self.modalities)}, not {modality!r}.")
+        self.must_have("contrast")
         if not inputs:
             return np.zeros((0, self.config.embed_dim), np.float32)
         with self.evaluating():
             encode = self.encode_image if modality == "image" else self.encode_text
-            vectors = encode(self._prepared(modality, inputs), swap)
+            vectors = encode(self.prepared(modality, inputs), swap)
         return vectors.float().cpu().numpy()
 
     @torch.inference_mode()
     def match(self, images: Sequence[Image.Image], texts: Sequence[str], *, swap: Swap | None = None) -> np.ndarray:
-        """Return how sure the fusion encoder is that each picture and its text belong together, float32 ``(B,)``, 0 to 1.
+        """Return how sure the fusion encoder is that each picture and its text belong together, 0 to 1, ``(B,)``.
 
         Raises:
             DataError: if there are not as many texts as pictures.
         """
         if len(images) != len(texts):
             raise DataError(f"Each picture needs a text to match, found {len(images)} and {len(texts)}.")
+        self.must_have("matching")
         if not images:
             return np.zeros(0, np.float32)
         found = []
         with self.evaluating():
             for first in range(0, len(images), BATCH):
                 part = slice(first, first + BATCH)
-                image, text = self._prepared("image", images[part]), self._prepared("text", texts[part])
+                image, text = self.prepared("image", images[part]), self.prepared("text", texts[part])
                 found.append(self.match_logits(image, text, swap).float().softmax(-1)[:, 1])
         return torch.cat(found).cpu().numpy()
 
-    def _prepared(self, modality: str, inputs: Sequence[Any]) -> Tensor:
-        prepared = self.processors[modality](inputs).to(self.device)
-        return prepared.to(self.logit_scale.dtype) if prepared.is_floating_point() else prepared
+    def must_have(self, head: Head) -> None:
+        """Check that the weights know a task.
+
+        Raises:
+            DataError: if they do not; published ones are of one task each.
+        """
+        if head not in self.config.heads:
+            raise DataError(
+                f"These experts were not trained for {head!r}, but for {', '.join(self.config.heads)}: use other weights."
+            )
+
+    def prepared(self, modality: str, inputs: Sequence[Any]) -> Tensor:
+        """Return pictures or texts as the network takes them, on its device."""
+        if modality == "image":
+            return self.pictures(inputs)
+        return self.tokenizer(inputs).to(self.device)
+
+    def begun(self, image: Tensor) -> tuple[HoleStepper, Tensor]:
+        """Return what writes captions of prepared pictures, and their first token, ``(B, 1)``."""
+        self.must_have("words")
+        network = self.network
+        return HoleStepper(network, self.word_head, network.placed(network.seen(image))), self.first(image)
+
+    @property
+    def room(self) -> int:
+        """The most tokens of a caption: all places but that of the first token."""
+        return self.config.network.context_length - 1
+
+    @property
+    def end(self) -> int:
+        """The token that ends a text."""
+        return self.config.network.eos_id
 
     @torch.no_grad()
     def looks_of(
         self, images: Sequence[Image.Image], texts: Sequence[str]
     ) -> tuple[list[tuple[Image.Image, list[str], np.ndarray]], tuple[int, int]]:
-        """Return for each picture, as it is seen, the tokens of its text and where each looks in the fusion, and the grid.
+        """Return for each picture, as it is seen, the tokens of its text and where each looks, and the grid.
 
-        The weights ``(tokens, patches)`` are the mean over the heads and the blocks with an expert for both.
+        The weights ``(tokens, patches)`` are the mean over the heads and the blocks with an expert for both (all, where
+        there is none).
         """
         found = []
         with self.evaluating():
-            picture, text = self.processors["image"], self.processors["text"]
-            assert isinstance(picture, ImageProcessor) and isinstance(text, TextProcessor)
+            picture = self.processors["image"]
+            assert isinstance(picture, ImageProcessor)
             for image, said in zip(images, texts, strict=True):
-                ids = self._prepared("text", [said])
+                ids = self.prepared("text", [said])
                 count = int(self.network.real(ids).sum())
-                weights = self.network.weights(self._prepared("image", [image]), ids)
+                weights = self.network.weights(self.prepared("image", [image]), ids)
                 looks = weights[0, -self.config.network.fusion_depth :].mean((0, 1))[1 : count - 1]
-                words = [text.decode(token.view(1, 1))[0].strip() for token in ids[0, 1 : count - 1]]
+                words = [self.words(token.view(1)) for token in ids[0, 1 : count - 1]]
                 found.append((picture.fitted(image), words, looks.float().cpu().numpy()))
         return found, self.config.network.grid
 
     def health(self) -> list[str]:
         """Warn of a fusion that tells no right text from a wrong one, and of a saturated temperature."""
         warnings = []
-        if self._seen and float(self._seen["told"]) < 0.55 and float(self._seen["contrastive"]) < 1.0:
+        if float(self._seen.get("told", 1.0)) < 0.55 and float(self._seen["contrastive"]) < 1.0:
             warnings.append(
                 "The fusion encoder cannot tell right texts from hard wrong ones, though the dual encoder can: train "
                 "longer, or raise matching_weight."
             )
-        if self._seen and float(self._seen["logit_scale"]) > 99.0:
+        if float(self._seen.get("logit_scale", 0.0)) > 99.0:
             warnings.append("The temperature has reached its bound (scale 100): the pairs are fitted almost exactly.")
         return warnings
 
     def train_flops(self, batch_size: int) -> float:
-        """Return the operations of one step: pictures and texts alone, and four times both, forward and backward."""
+        """Return the operations of one step, forward and backward: see :meth:`loss` for what is read."""
         network = self.config.network
         alone = network.flops(network.image_tokens) + network.flops(network.context_length)
-        return 3.0 * batch_size * (alone + 4 * network.flops(network.image_tokens + network.context_length))
-
-
-def hard(similar_BB: Tensor, generator: torch.Generator) -> Tensor:
-    """Return for each row a wrong column, int64 ``(B,)``, drawn with the probabilities of ``softmax`` over the wrong ones.
-
-    What is most easily taken for the right one is drawn most often (Bao et al. 2022, section 3.2, after ALBEF).
-    """
-    size = len(similar_BB)
-    if size < 2:
-        return torch.zeros(size, dtype=torch.int64, device=similar_BB.device)
-    wrong_BB = similar_BB.cpu().fill_diagonal_(float("-inf")).softmax(1)
-    return torch.multinomial(wrong_BB, 1, generator=generator).squeeze(1).to(similar_BB.device)
+        return 3.0 * batch_size * (1.5 * alone + 3 * network.flops(network.image_tokens + network.context_length))
