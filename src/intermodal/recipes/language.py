@@ -75,7 +75,9 @@ class LanguageRecipe(Recipe):
 
 
 def language() -> LanguageRecipe:
-    """A GPT-2 of 5.3 million parameters that writes sentences of books and speeches.
+    """A GPT-2 of 5.3 million parameters that writes sentences of books and speeches: perplexity 155, 8.5 CPU minutes.
+
+    A 3-gram of the same tokens, which has counted every sentence, reaches 122: half an epoch is too little to pass it.
 
     ``intermodal train language`` (needs ``INTERMODAL_DATA``); ``--data FILE.txt`` takes your own text.
     """
