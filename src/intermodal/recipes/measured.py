@@ -7,7 +7,7 @@ from importlib import resources
 from typing import Any
 
 FILE = "measured.json"
-LESS_IS_BETTER = ("frechet", "wer", "cer", "lm_wer", "lm_cer", "beam_wer", "beam_cer")
+LESS_IS_BETTER = ("frechet", "wer", "cer", "lm_wer", "lm_cer", "beam_wer", "beam_cer", "perplexity")
 """Figures that are better the smaller they are; all others are better the larger they are."""
 
 
