@@ -67,7 +67,13 @@ def test_towers_begin_so():
     begin(vit, pictures(), torch.Generator().manual_seed(0))
     assert torch.equal(vit.position_embedding[2:], grid_waves(4, 4, 8))
     assert not vit.position_embedding[:2].any() and 0 < vit.class_token.abs().max() < 0.1
-    swin = SwinTransformer(SwinConfig(image_size=16, patch_size=2, width=8, depths=(1,), heads=(2,), window=4))
+    swin = SwinTransformer(SwinConfig(image_size=16, patch_size=2, width=8, depths=(1, 1), heads=(2, 2), window=4))
+    begin(swin, pictures(), torch.Generator().manual_seed(0))
+    block, wide = swin.stages[1][0], 16
+    assert float(block.attention.attention.qkv.weight.std()) == pytest.approx(wide**-0.5, rel=0.1)
+    assert float(block.mlp.fc2.weight.std()) == pytest.approx((wide * 2 * 2) ** -0.5, rel=0.1)
+    four = torch.randn(64, 8, 8, 8)
+    assert float(swin.mergings[0](four).var()) == pytest.approx(1, rel=0.2)
     for tower in (vit, swin):
         begin(tower, pictures(), torch.Generator().manual_seed(0))
         assert tower.patch_embedding(pictures()).mean((0, 1)).abs().max() < 1e-4

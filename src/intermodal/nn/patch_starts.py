@@ -15,7 +15,8 @@ from torch import Tensor
 
 from intermodal.core.errors import ConfigError
 from intermodal.nn.patches import PatchEmbedding, split
-from intermodal.nn.swin import SwinTransformer
+from intermodal.nn.swin import Merging, SwinTransformer, WindowAttention
+from intermodal.nn.transformer import MLP, Block, first_weights
 from intermodal.nn.vit import VisionTransformer
 from intermodal.nn.whisper import sinusoids
 
@@ -74,13 +75,24 @@ def grid_waves(rows: int, columns: int, width: int) -> Tensor:
 
 @torch.no_grad()
 def begin(tower: VisionTransformer | SwinTransformer, image_BCHW: Tensor, generator: torch.Generator) -> None:
-    """Give a tower such first weights: patches whitened, and a ViT's positions as waves, its class tokens small.
+    """Give a tower such first weights: patches whitened; a ViT's positions as waves, its class tokens small.
+
+    A Swin's blocks begin as a ViT's do here (:func:`~intermodal.nn.transformer.first_weights`), and what merges places keeps
+    the variance. Swin's own standard deviation of 0.02 for all is meant for wide layers: in narrow ones the branches would
+    begin at almost nothing.
 
     Args:
         tower: freshly built.
         image_BCHW: prepared pictures as in training.
-        generator: on the CPU.
+        generator: on the CPU; of what is turned at random and of tokens. Blocks draw from torch's global one.
     """
+    if isinstance(tower, SwinTransformer):
+        for module in tower.modules():
+            if isinstance(module, Block):
+                assert isinstance(module.attention, WindowAttention) and isinstance(module.mlp, MLP)
+                first_weights(module.attention.attention, module.mlp, sum(tower.config.depths))
+            elif isinstance(module, Merging):
+                torch.nn.init.normal_(module.reduction.weight, std=module.reduction.in_features**-0.5)
     if tower.patch_embedding.bias is not None:
         whiten(tower.patch_embedding, image_BCHW, generator)
     if isinstance(tower, VisionTransformer) and tower.config.width % 4 == 0:

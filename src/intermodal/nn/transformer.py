@@ -544,30 +544,44 @@ def build_transformer(
 ) -> Transformer:
     """Return ``depth`` pre-norm blocks of self-attention and MLP, initialised as CLIP's are.
 
-    Standard deviations are those of CLIP's published code: ``D**-0.5`` for what reads the residual stream in
-    attention, ``(2 D)**-0.5`` in the MLP, and ``D**-0.5 (2 depth)**-0.5`` for what writes to it, so that the
-    stream's variance does not grow with depth (Radford et al. 2019, section 2.3); biases are zero. ``drop_path`` is the last
-    block's rate of stochastic depth, to which the others' rise from 0.
+    The first weights are those of :func:`first_weights`. ``drop_path`` is the last block's rate of stochastic depth, to
+    which the others' rise from 0.
 
     Raises:
         ConfigError: if ``width`` is no multiple of ``heads`` or the activation is unknown.
     """
     blocks = []
-    writes = width**-0.5 * (2 * max(depth, 1)) ** -0.5
     for rate in rates(drop_path, depth):
         attention = Attention(width, heads, causal=causal, input_bias=input_bias)
         mlp = MLP(width, mlp_width, activation)
-        for layer, std in (
-            (attention.qkv, width**-0.5),
-            (attention.out, writes),
-            (mlp.fc1, (2 * width) ** -0.5),
-            (mlp.fc2, writes),
-        ):
-            nn.init.normal_(layer.weight, std=std)
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)
+        first_weights(attention, mlp, depth)
         blocks.append(Block(width, attention, mlp, norm_eps=norm_eps, drop_path=rate))
     return Transformer(blocks)
+
+
+def first_weights(attention: Attention, mlp: MLP, depth: int) -> None:
+    """Initialise a block's attention and MLP as CLIP's are.
+
+    Standard deviations are those of CLIP's published code: ``D**-0.5`` for what reads the residual stream in
+    attention, ``(2 D)**-0.5`` in the MLP, and ``D**-0.5 (2 depth)**-0.5`` for what writes to it, so that the
+    stream's variance does not grow with depth (Radford et al. 2019, section 2.3); biases are zero.
+
+    Args:
+        attention: self-attention.
+        mlp: of the same width.
+        depth: blocks of the whole stack.
+    """
+    width = mlp.fc1.in_features
+    writes = width**-0.5 * (2 * max(depth, 1)) ** -0.5
+    for layer, std in (
+        (attention.qkv, width**-0.5),
+        (attention.out, writes),
+        (mlp.fc1, (2 * width) ** -0.5),
+        (mlp.fc2, writes),
+    ):
+        nn.init.normal_(layer.weight, std=std)
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)
 
 
 def block_flops(tokens: int, width: int, mlp_width: int) -> int:

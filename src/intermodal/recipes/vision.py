@@ -110,15 +110,11 @@ class ClassifierRecipe(Recipe):
         return evaluate_classifier(method, self.source, split, progress, full=split == self.final_split)
 
     def on(self, source: SourceConfig) -> Self:
-        """Return the recipe on other data: pictures of at least 64 pixels, in as many patches."""
+        """Return the recipe on other data: pictures of at least 64 pixels, in patches of the same size."""
         recipe = super().on(source)
         if isinstance(source, EmojiSource | SonagramSource) or self.start is not None:
             return recipe
-        size = max(self.model.image.size)
-        times = max(1, PHOTO_SIZE // size)
-        return recipe.replace(
-            model__image__image_size=size * times, model__image__patch_size=self.model.image.patch_size * times
-        )
+        return recipe.replace(model__image__image_size=max(PHOTO_SIZE, *self.model.image.size))
 
     def smoke(self) -> Self:
         """Return the same path with a tower and a budget that take seconds."""
@@ -152,7 +148,7 @@ MOVED = ImageAugment(
 )
 VIT_32 = ViTConfig(
     image_size=32,
-    patch_size=4,
+    patch_size=8,
     width=128,
     depth=6,
     heads=4,
@@ -161,10 +157,11 @@ VIT_32 = ViTConfig(
     pre_norm=False,
     patch_bias=True,
 )
-SWIN_32 = SwinConfig(image_size=32, patch_size=2, width=48, depths=(2, 2, 2), heads=(2, 4, 8), window=4)
+SWIN_32 = SwinConfig(image_size=32, patch_size=4, width=64, depths=(2, 4), heads=(2, 4), window=4)
 OPTIM = OptimConfig(lr=2e-3, betas=(0.9, 0.99), weight_decay=0.05, warmup=100)
-TRAIN = TrainConfig(steps=1000, batch_size=64, precision="bf16", workers=1, log_every=20, checkpoint_every=500)
+TRAIN = TrainConfig(steps=3000, batch_size=64, precision="bf16", log_every=50, checkpoint_every=1000)
 DIGITS = SonagramSource(speech=SpeechSource(path=Path("fsdd"), validation_share=0.0, left_out="theo"))
+DIGIT_STEPS = 700
 HEARD = ImageAugment(translate=0.12, scale=(0.85, 1.15), contrast=0.3, brightness=0.2)
 """Words said earlier or later, higher or lower, faster or slower, louder or softer."""
 
@@ -235,8 +232,8 @@ def vit_digits() -> ClassifierRecipe:
         expect=(),
         source=DIGITS,
         model__image__image_size=64,
-        model__image__patch_size=8,
         augment=HEARD,
+        train__steps=DIGIT_STEPS,
     )
 
 
@@ -249,6 +246,7 @@ def swin_digits() -> ClassifierRecipe:
         name="swin-digits",
         source=DIGITS,
         model__image__image_size=64,
-        model__image__patch_size=4,
+        model__image__patch_size=8,
         augment=HEARD,
+        train__steps=DIGIT_STEPS,
     )
