@@ -42,6 +42,7 @@ slow: $(VENV)/.dev  ## train the recipes to their expected results (minutes each
 .venv-vision/.done: pyproject.toml constraints.txt
 	@$(PYTHON) -m venv .venv-vision
 	@.venv-vision/bin/python -m pip install --quiet -c constraints.txt torch torchvision==0.28.0 timm==1.0.31 open_clip_torch==3.3.0 lightly==1.6.0 pytorch-metric-learning transformers sacrebleu==2.6.0 pytest pytest-timeout hypothesis
+	@.venv-vision/bin/python -m pip install --quiet --no-deps torchscale==0.3.0 fairscale==0.4.13 einops==0.8.2  # torchscale wants an older timm
 	@.venv-vision/bin/python -m pip install --quiet -c constraints.txt -e .
 	@touch $@
 

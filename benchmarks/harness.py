@@ -33,6 +33,7 @@ PACKAGES = (
     "diffusers",
     "open_clip_torch",
     "timm",
+    "torchscale",
     "torchmetrics",
     "pytorch-metric-learning",
     "vector-quantize-pytorch",

@@ -30,6 +30,8 @@ BENCHMARKS = (
     "speech_features",
     "speech_models",
     "vision_backbones",
+    "modality_experts",
+    "llava",
 )
 
 

@@ -91,9 +91,9 @@ def nats_of(model, x_BLD, places, targets, head):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("layout", ["shared", "separate"])
-def test_every_loss_is_its_written_out_equation(layout):
-    model = tiny(layout=layout, fusion_depth=int(layout == "shared")).double().eval()
+@pytest.mark.parametrize(("layout", "apart"), [("shared", 0), ("shared", 2), ("separate", 0)])
+def test_every_loss_is_its_written_out_equation(layout, apart):
+    model = tiny(layout=layout, fusion_depth=int(layout == "shared"), apart=apart).double().eval()
     batch = batch_of(model, torch.float64)
     batch["image"] = image = torch.randn(4, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
     text, net, mask_id = batch["text"], model.network, model.network.mask_id
@@ -137,7 +137,9 @@ def test_every_loss_is_its_written_out_equation(layout):
         assert wrong[0] != wrong[1]
         for (picture, words), right in (((i, i), 1), (wrong, 0)):
             x = net(image[picture : picture + 1], text[words : words + 1])[0]
-            nats -= float(model.matching_head(x[0] * x[5]).log_softmax(0)[right])
+            seen, said = model.image_projection(x[0]), model.text_projection(x[5])
+            both = math.exp(float(model.logit_scale)) * seen / seen.norm() * said / said.norm()
+            nats -= float(model.matching_head(both).log_softmax(0)[right])
     assert parts["matching"] == pytest.approx(nats / 8, rel=1e-10)
 
     x = net(image[:1], text[:1].masked_fill(word[0], mask_id), real_BL=net.real(text[:1]))  # the first pair: words
@@ -151,9 +153,7 @@ def test_every_loss_is_its_written_out_equation(layout):
     nats = count = 0.0
     for i, j in hidden.nonzero().tolist():  # a word sees the picture, which sees itself, and the words up to itself
         said = text[2 + i : 3 + i, : j + 1].masked_fill(hidden[i, : j + 1], mask_id)
-        stepped = net.onward(net.placed(net.seen(image[2 + i : 3 + i])), 5, 0, None)[1]
-        seen = torch.ones(j + 1, 5 + j + 1, dtype=torch.bool).tril(5)
-        x, _ = net.onward(net.read(said), 0, j + 1, stepped, seen)
+        x, _ = net.onward(net.read(said), net.begun(net.placed(net.seen(image[2 + i : 3 + i]))))
         nats, count = nats - float(model.word_head(x[0, -1]).log_softmax(0)[text[2 + i, j]]), count + 1
     assert parts["writing"] == pytest.approx(nats / count, rel=1e-10)
     total = sum(v for k, v in parts.items() if k not in ("logit_scale", "told"))
@@ -161,7 +161,7 @@ def test_every_loss_is_its_written_out_equation(layout):
 
     model.begin_step(0, 10)  # of a training that begins with everything together
     assert model.joined
-    apart = Experts(model.config.replace(apart=0.5), model.processors).double().eval()
+    apart = Experts(model.config.replace(first_apart=0.5), model.processors).double().eval()
     apart.begin_step(4, 10)
     assert set(apart.loss(batch).parts) == {"contrastive", "words_alone", "patches_alone", "logit_scale"}
     apart.begin_step(5, 10)
@@ -169,9 +169,10 @@ def test_every_loss_is_its_written_out_equation(layout):
 
 
 @torch.no_grad()
-def test_writing_a_hole_at_a_time_is_reading_anew_under_the_mask():
+@pytest.mark.parametrize("apart", [0, 2])
+def test_writing_a_hole_at_a_time_is_reading_anew_under_the_mask(apart):
     """What the stepper keeps gives the logits of a pass over picture and words with a mask token at the end."""
-    model = tiny().double().eval()
+    model = tiny(apart=apart).double().eval()
     image = torch.randn(4, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
     words = batch_of(model, torch.float64)["text"][:, :4]
     stepper, first = model.begun(image)
@@ -227,6 +228,23 @@ def test_codes_are_the_nearest_mean_colours():
         model.patch_codes.means(shown.repeat_interleave(2, 2).repeat_interleave(2, 3)).flatten(0, 1),
         model.patch_codes.codebook[code.flatten()],
     )
+
+
+@torch.no_grad()
+def test_apart_blocks_make_of_a_picture_the_same_beside_every_text():
+    model = tiny(apart=2).double().eval()
+    batch = batch_of(model, torch.float64)
+    image, text = batch["image"], batch["text"]
+    real = model.network.real(text)
+    low = model.network.low(model.network.placed(model.network.seen(image)), None, None)
+    said = model.network.low(None, model.network.read(text), real)
+    for order in (torch.arange(4), torch.tensor([2, 0, 3, 1])):
+        wanted = model.network(image, text[order])
+        torch.testing.assert_close(model.network.high(low, said[order], real[order]), wanted, rtol=1e-12, atol=1e-12)
+    x, parts = torch.cat([low, said], 1), ((("fusion", 11)),)
+    mask = torch.cat([torch.ones(4, 5, dtype=torch.bool), real], 1)[:, None, None]
+    wanted = model.network.final_norm(model.network.block(2)(x, parts, mask))  # the only block that sees both
+    torch.testing.assert_close(model.network(image, text), wanted, rtol=1e-12, atol=1e-12)
 
 
 @torch.no_grad()
@@ -347,8 +365,12 @@ def test_wrong_inputs_are_refused():
         model.config.network.replace(fusion_depth=4)
     with pytest.raises(ConfigError, match="reads patches of 8 pixels"):
         model.config.network.replace(stem=(4, 4, 4))
-    with pytest.raises(ConfigError, match="apart"):
-        model.config.replace(apart=1.0)
+    with pytest.raises(ConfigError, match="first_apart"):
+        model.config.replace(first_apart=1.0)
+    with pytest.raises(ConfigError, match="below the depth"):
+        model.config.network.replace(apart=3)
+    with pytest.raises(ConfigError, match="joint space"):
+        model.config.replace(heads=("matching",))
     with pytest.raises(DataError, match="no tokenizer"):
         Experts(model.config, {"image": model.processors["image"]}).embed("text", ["a"])
     few = Experts(model.config.replace(heads=("words",)), model.processors)

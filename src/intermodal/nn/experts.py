@@ -46,6 +46,8 @@ class ExpertsConfig(Config):
         width: D, a multiple of ``heads``.
         depth: blocks.
         fusion_depth: so many of them, the uppermost, have an expert for picture and text together.
+        apart: in so many blocks, the lowest, the tokens of a pair see their own modality alone (Li et al. 2021, ALBEF); what
+            they make of a picture or a text is then the same in every pair. 0 in VLMo and BEiT-3.
         heads: H.
         mlp_width: hidden width of every expert; None for ``4 * width``.
         activation: of the experts.
@@ -68,6 +70,7 @@ class ExpertsConfig(Config):
     width: int
     depth: int
     fusion_depth: int
+    apart: int = 0
     heads: int
     mlp_width: int | None = None
     activation: Activation = "gelu"
@@ -82,6 +85,8 @@ class ExpertsConfig(Config):
             raise ConfigError(
                 f"Experts: fusion_depth is 1 to depth ({self.depth}), or 0 with separate layers; found {self.fusion_depth}."
             )
+        if not 0 <= self.apart < self.depth:
+            raise ConfigError(f"Experts: apart is from 0 to below the depth ({self.depth}), found {self.apart}.")
         if not 1 <= self.patch_size <= self.image_size or min(self.vocab_size, self.context_length) < 1:
             raise ConfigError("Experts: a patch must fit into the picture, and there must be tokens.")
         if self.stem and self.patch_size != 2 ** len(self.stem):
@@ -259,9 +264,38 @@ class ExpertTransformer(nn.Module):
         writing: bool = False,
     ) -> Tensor:
         """Return the vectors (B, I + L, D) of what :meth:`placed` and :meth:`read` made; see :meth:`forward`."""
+        low = self.low(image_BID, None, None, swap), self.low(None, text_BLD, real_BL, swap, writing)
+        return self.high(*low, real_BL, swap=swap, writing=writing)
+
+    def low(
+        self,
+        image_BID: Tensor | None,
+        text_BLD: Tensor | None,
+        real_BL: Tensor | None,
+        swap: Swap | None = None,
+        writing: bool = False,
+    ) -> Tensor | None:
+        """Return a picture or a text behind the blocks in which pairs are read apart: once, for many pairs; see :meth:`high`."""
+        if image_BID is None and text_BLD is None:
+            return None
+        x_BLD, mask = self._sequence(image_BID, text_BLD, real_BL, writing)
+        for number in range(self.config.apart):
+            x_BLD = self.block(number)(x_BLD, self.parts(number, _length(image_BID), _length(text_BLD), swap), mask)
+        return x_BLD
+
+    def high(
+        self,
+        image_BID: Tensor | None,
+        text_BLD: Tensor | None,
+        real_BL: Tensor | None,
+        *,
+        swap: Swap | None = None,
+        writing: bool = False,
+    ) -> Tensor:
+        """Return the vectors (B, I + L, D) of what :meth:`low` made of a picture, a text, or both; see :meth:`forward`."""
         x_BLD, mask = self._sequence(image_BID, text_BLD, real_BL, writing)
         image, text = _length(image_BID), _length(text_BLD)
-        for number in range(self.config.depth):
+        for number in range(self.config.apart, self.config.depth):
             x_BLD = self.block(number)(x_BLD, self.parts(number, image, text, swap), mask)
         return self.normed(x_BLD, image, text)
 
@@ -271,37 +305,43 @@ class ExpertTransformer(nn.Module):
             return routed(self.final_norm, x_BLD, _alone(image, text))
         return self.final_norm(x_BLD)
 
-    def onward(
-        self, x_BLD: Tensor, image: int, text: int, kept: list[Kept] | None, mask: Tensor | None = None
-    ) -> tuple[Tensor, list[Kept]]:
-        """Go on with new tokens behind those that were read, as a pair is read; see :meth:`ExpertBlock.onward`.
+    def begun(self, image_BID: Tensor) -> list[Kept]:
+        """Return what each block keeps of pictures about which texts are written: nothing, where pairs are read apart."""
+        found, x_BLD, image = list[Kept](), image_BID, image_BID.shape[1]
+        for number in range(self.config.depth):
+            pair = number >= self.config.apart
+            x_BLD, (k_BHNK, v_BHNK) = self.block(number).onward(x_BLD, self.parts(number, image, 0, None, pair), None)
+            found.append((k_BHNK, v_BHNK) if pair else (k_BHNK[:, :, :0], v_BHNK[:, :, :0]))
+        return found
+
+    def onward(self, text_BLD: Tensor, kept: list[Kept]) -> tuple[Tensor, list[Kept]]:
+        """Go on with a text about pictures, each token of which sees what was kept and the tokens up to itself.
 
         Args:
-            x_BLD: what the first block takes: ``image`` tokens of a picture, then ``text`` tokens.
-            image: how many.
-            text: how many.
-            kept: of each block; None at the beginning.
-            mask: bool, broadcasts to (B, H, L, N + L).
+            text_BLD: the new tokens, as :meth:`read` returns them.
+            kept: of each block, of the picture (:meth:`begun`) and of the tokens before.
 
         Returns:
-            Their vectors after the final norm, and what is kept.
+            Their vectors after the final norm, and what is kept with them.
         """
-        found = []
+        found, x_BLD, count = list[Kept](), text_BLD, text_BLD.shape[1]
         for number in range(self.config.depth):
-            before = None if kept is None else kept[number]
-            x_BLD, after = self.block(number).onward(x_BLD, self.parts(number, image, text, None, True), before, mask)
+            seen = past(count, kept[number][0].shape[2] + count, x_BLD.device)
+            parts = self.parts(number, 0, count, None, number >= self.config.apart)
+            x_BLD, after = self.block(number).onward(x_BLD, parts, kept[number], seen)
             found.append(after)
-        return self.normed(x_BLD, image, text), found
+        return self.normed(x_BLD, 0, count), found
 
     def weights(self, image_BCHW: Tensor, tokens_BL: Tensor) -> Tensor:
-        """Return how each token of a text weighs the patches in each block, (B, blocks, H, L, P).
+        """Return how each token of a text weighs the patches, in each block in which it sees them, (B, blocks, H, L, P).
 
         Each row sums to one: what goes to the class token and to the text is left out.
         """
-        image_BID, text_BLD = self.placed(self.seen(image_BCHW)), self.read(tokens_BL)
-        x_BLD, mask = self._sequence(image_BID, text_BLD, self.real(tokens_BL), False)
+        real_BL = self.real(tokens_BL)
+        image_BID = self.low(self.placed(self.seen(image_BCHW)), None, None)
+        x_BLD, mask = self._sequence(image_BID, self.low(None, self.read(tokens_BL), real_BL), real_BL, False)
         first, found = self.config.image_tokens, []
-        for number in range(self.config.depth):
+        for number in range(self.config.apart, self.config.depth):
             parts = self.parts(number, first, tokens_BL.shape[1], None)
             found.append(self.block(number).weights(x_BLD, parts)[:, :, first:, 1:first])
             x_BLD = self.block(number)(x_BLD, parts, mask)

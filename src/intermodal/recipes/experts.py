@@ -74,11 +74,11 @@ class ExpertsRecipe(Recipe):
         """Return the same path with a network and a budget that take seconds."""
         return self.replace(
             model__network=self.model.network.replace(
-                image_size=32, patch_size=16, width=32, depth=2, heads=2, fusion_depth=1, stem=()
+                image_size=32, patch_size=16, width=32, depth=2, heads=2, fusion_depth=1, apart=1, stem=()
             ),
             model__embed_dim=16,
             model__codes=16,
-            model__apart=0.0,
+            model__first_apart=0.0,
             code_pictures=40,
             tokenizer__vocab_size=600,
             train__steps=8,
@@ -109,10 +109,12 @@ def experts() -> ExpertsRecipe:
                 width=128,
                 depth=4,
                 fusion_depth=2,
+                apart=2,
                 heads=4,
             ),
             embed_dim=128,
-            apart=0.3,
+            masked_weight=0.25,
+            first_apart=0.25,
         ),
         tokenizer=TokenizerConfig(kind="words", vocab_size=8192, context_length=16),
         augment=DRAWN,

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from intermodal.nn.expert_blocks import Kept
 from intermodal.nn.experts import ExpertTransformer
-from intermodal.nn.transformer import past
 
 Written = tuple[list[Kept], int]
 """What is kept of each block, and how many tokens of the text are read."""
@@ -73,15 +72,14 @@ class HoleStepper:
     def start(self, length: int) -> Written:
         """Read the pictures; see :meth:`~intermodal.decode.stepper.Stepper.start`."""
         del length
-        return self.network.onward(self.image_BID, self.image_BID.shape[1], 0, None)[1], 0
+        return self.network.begun(self.image_BID), 0
 
     def step(self, state: Written, tokens_BL: Tensor) -> tuple[Tensor, Written]:
         """Read tokens; see :meth:`~intermodal.decode.stepper.Stepper.step`."""
         kept, before = state
         count, mask_id = tokens_BL.shape[1], self.network.mask_id
         x_BLD = self.network.read(F.pad(tokens_BL, (0, 1), value=mask_id), before)
-        seen = past(count + 1, kept[0][0].shape[2] + count + 1, x_BLD.device)
-        x_BLD, kept = self.network.onward(x_BLD, 0, count + 1, kept, seen)
+        x_BLD, kept = self.network.onward(x_BLD, kept)
         return self.head(x_BLD[:, -1]), ([(k[:, :, :-1], v[:, :, :-1]) for k, v in kept], before + count)
 
     def reorder(self, state: Written, rows_N: Tensor) -> Written:

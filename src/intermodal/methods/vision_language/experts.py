@@ -70,7 +70,7 @@ class ExpertsMethodConfig(Config):
         masked_captions: the share of a text's words, its end too, that are to be written.
         matching_weight: of the matching loss, beside the contrastive one.
         masked_weight: of each of the losses of hidden words and patches.
-        apart: the first share of the training, in which pictures and texts are only read apart (as VLMo is trained in
+        first_apart: the first share of the training, in which pictures and texts are only read apart (as VLMo is trained in
             stages): matching, pairs with holes, and writing come behind it.
         init_logit_scale: the learnt scale's first value, before the logarithm.
 
@@ -88,15 +88,17 @@ class ExpertsMethodConfig(Config):
     masked_captions: float = 0.7
     matching_weight: float = 1.0
     masked_weight: float = 1.0
-    apart: float = 0.0
+    first_apart: float = 0.0
     init_logit_scale: float = 1 / 0.07
 
     def __post_init__(self) -> None:
         shares = (self.masked, self.masked_patches, self.masked_captions)
         if not all(0 < share < 1 for share in shares) or min(self.matching_weight, self.masked_weight) < 0:
             raise ConfigError("Experts: masked shares must be in 0..1, and the losses' weights not negative.")
-        if set(self.heads) - set(HEADS) or not 0 <= self.apart < 1:
-            raise ConfigError(f"Experts: heads are some of {', '.join(HEADS)}, and apart is from 0 to below 1.")
+        if set(self.heads) - set(HEADS) or not 0 <= self.first_apart < 1:
+            raise ConfigError(f"Experts: heads are some of {', '.join(HEADS)}, and first_apart is from 0 to below 1.")
+        if "matching" in self.heads and "contrast" not in self.heads:
+            raise ConfigError("Experts: matching reads the joint space, which contrast makes: add that to heads.")
         if self.codes < 2 or self.network.patch_size % self.code_cells:
             raise ConfigError("Experts: two codes at least, and code_cells must divide the patch.")
 
@@ -128,7 +130,10 @@ class Experts(TextCaptioner):
             self.text_projection = nn.Linear(network.width, config.embed_dim, bias=False)
             self.logit_scale = nn.Parameter(torch.tensor(math.log(config.init_logit_scale)))
         if "matching" in config.heads:
-            self.matching_head = nn.Linear(network.width, 2)
+            self.matching_head = nn.Linear(config.embed_dim, 2)
+            with torch.no_grad():  # as the dual encoder judges, to begin with
+                self.matching_head.weight.copy_(torch.tensor([[-0.5], [0.5]]))
+                self.matching_head.bias.zero_()
         if "words" in config.heads:
             self.word_head = nn.Linear(network.width, network.vocab_size)
         if "codes" in config.heads:
@@ -138,8 +143,8 @@ class Experts(TextCaptioner):
         self._seen: dict[str, Tensor] = {}
 
     def begin_step(self, step: int, steps: int) -> None:
-        """Read pictures and texts apart at first; see ``config.apart``."""
-        self.joined = step >= self.config.apart * steps
+        """Read pictures and texts apart at first; see ``config.first_apart``."""
+        self.joined = step >= self.config.first_apart * steps
 
     # --8<-- [start:loss]
     def loss(self, batch: Batch) -> Losses:
@@ -153,8 +158,9 @@ class Experts(TextCaptioner):
         text_BL, patch_BPD = batch["text"], network.seen(batch["image"])
         real_BL = network.real(text_BL)
         image_BID, text_BLD = network.placed(patch_BPD), network.read(text_BL)
+        image_BID, text_BLD = network.low(image_BID, None, None), network.low(None, text_BLD, real_BL)
         image_BE, text_BE = self._image_vector(image_BID), self._text_vector(text_BLD, real_BL)
-        scale = self.logit_scale.clamp(max=MAX_LOGIT_SCALE).exp()
+        scale = self._scale()
         terms = {"contrastive": info_nce(image_BE, text_BE, scale)}
 
         half = (len(text_BL) + 1) // 2
@@ -177,7 +183,7 @@ class Experts(TextCaptioner):
                 same_B = torch.arange(len(text_BL), device=text_BL.device)
                 images = torch.cat([same_B, torch.where(by_text_B, same_B, wrong_image_B)])
                 texts = torch.cat([same_B, torch.where(by_text_B, wrong_text_B, same_B)])
-            x_NLD = network.together(image_BID[images], text_BLD[texts], real_BL[texts])
+            x_NLD = network.high(image_BID[images], text_BLD[texts], real_BL[texts])
             logits_N2, right_N = self._matched(x_NLD), (images == texts).long()
             terms["matching"], told = F.cross_entropy(logits_N2, right_N), told_right(logits_N2, right_N)
 
@@ -190,7 +196,8 @@ class Experts(TextCaptioner):
 
             written_RL = some(network.words(text_BL[rest], end=True), config.masked_captions, generator)
             holed_RLD = network.read(text_BL[rest].masked_fill(written_RL, network.mask_id))
-            x_RLD = network.together(image_BID[rest], holed_RLD, real_BL[rest], writing=True)
+            holed_RLD = network.low(None, holed_RLD, real_BL[rest], writing=True)
+            x_RLD = network.high(image_BID[rest], holed_RLD, real_BL[rest], writing=True)
             terms["writing"] = self._words(x_RLD, text_BL[rest], written_RL)
         weights = {"contrastive": 1.0, "matching": config.matching_weight}
         total = sum(
@@ -213,29 +220,37 @@ class Experts(TextCaptioner):
         return mean_nats(self.code_head(patch_BPD[hidden_BP]), code_BP[hidden_BP])
 
     def _image_vector(self, image_BID: Tensor, swap: Swap | None = None) -> Tensor:
-        first_BD = self.network.together(image_BID, None, None, swap=swap)[:, 0]
+        first_BD = self.network.high(image_BID, None, None, swap=swap)[:, 0]
         return F.normalize(self.image_projection(first_BD), dim=-1)
 
     def _text_vector(self, text_BLD: Tensor, real_BL: Tensor, swap: Swap | None = None) -> Tensor:
-        first_BD = self.network.together(None, text_BLD, real_BL, swap=swap)[:, 0]
+        first_BD = self.network.high(None, text_BLD, real_BL, swap=swap)[:, 0]
         return F.normalize(self.text_projection(first_BD), dim=-1)
 
     def _matched(self, x_BLD: Tensor) -> Tensor:
-        return self.matching_head(x_BLD[:, 0] * x_BLD[:, self.config.network.image_tokens])
+        image_BE = F.normalize(self.image_projection(x_BLD[:, 0]), dim=-1)
+        text_BE = F.normalize(self.text_projection(x_BLD[:, self.config.network.image_tokens]), dim=-1)
+        return self.matching_head(self._scale().detach() * image_BE * text_BE)
+
+    def _scale(self) -> Tensor:
+        return self.logit_scale.clamp(max=MAX_LOGIT_SCALE).exp()
 
     def encode_image(self, image_BCHW: Tensor, swap: Swap | None = None) -> Tensor:
         """Return unit vectors ``(B, E)`` of prepared pictures, each read alone."""
-        return self._image_vector(self.network.placed(self.network.seen(image_BCHW)), swap)
+        placed_BID = self.network.placed(self.network.seen(image_BCHW))
+        return self._image_vector(self.network.low(placed_BID, None, None, swap), swap)
 
     def encode_text(self, text_BL: Tensor, swap: Swap | None = None) -> Tensor:
         """Return unit vectors ``(B, E)`` of token ids, each text read alone, from its first token."""
-        return self._text_vector(self.network.read(text_BL), self.network.real(text_BL), swap)
+        real_BL = self.network.real(text_BL)
+        return self._text_vector(self.network.low(None, self.network.read(text_BL), real_BL, swap), real_BL, swap)
 
     def match_logits(self, image_BCHW: Tensor, text_BL: Tensor, swap: Swap | None = None) -> Tensor:
         """Return logits ``(B, 2)`` of "this is not its text" and "it is", of pairs in the fusion.
 
-        They are read from the product of the class token's vector and that of the text's first token (Lu et al. 2019,
-        section 3.1).
+        They are read from the product, number by number, of what the class token and the text's first token become in the
+        joint space (a product as in Lu et al. 2019, section 3.1): so the fusion encoder begins as the dual encoder's judge,
+        and learns from there what that one cannot see.
         """
         return self._matched(self.network(image_BCHW, text_BL, swap=swap))
 
