@@ -351,7 +351,7 @@ class SwinTransformer(nn.Module):
         cls = Block if config.version == 1 else ResPostNormBlock
         return cls(width, attention, mlp, norm_eps=config.norm_eps, drop_path=drop_path)
 
-    def maps(self, image_BCHW: Tensor, watch: Callable[[int, Block, Tensor], None] | None = None) -> list[Tensor]:
+    def maps(self, image_BCHW: Tensor, watch: Callable[[int, nn.Module, Tensor], None] | None = None) -> list[Tensor]:
         """Return the map of each stage, dense features at ever coarser resolutions, ``(B, h, w, D)`` each.
 
         Args:

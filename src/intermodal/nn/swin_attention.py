@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from intermodal.nn.swin import ResPostNormBlock, SwinTransformer, WindowAttention
@@ -74,7 +74,8 @@ def attention_maps(tower: SwinTransformer, image_BCHW: Tensor) -> list[WindowWei
     """
     found: list[WindowWeights] = []
 
-    def watch(stage: int, block: Block, x_BhwD: Tensor) -> None:
+    def watch(stage: int, block: nn.Module, x_BhwD: Tensor) -> None:
+        assert isinstance(block, Block)
         attention = block.attention
         assert isinstance(attention, WindowAttention)
         weight_MASS, shift = attention.weights(x_BhwD if isinstance(block, ResPostNormBlock) else block.norm1(x_BhwD))
