@@ -18,6 +18,8 @@ from intermodal.decode.beam import beam_search  # noqa: E402
 from intermodal.decode.generate import generate  # noqa: E402
 from intermodal.hub import trocr  # noqa: E402
 from intermodal.hub.load import load  # noqa: E402
+from intermodal.hub.save import export  # noqa: E402
+from toy_reader import tiny  # noqa: E402
 
 VOCABULARY, PAD, END = 61, 1, 2
 DTYPES = [torch.float32, torch.float64]
@@ -161,6 +163,35 @@ def test_the_encoders_pooler_is_the_only_thing_left_out(prepare, tmp_path):
     assert all(torch.equal(written[k], saved[k]) for k in written)
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_what_is_exported_is_the_same_model_for_transformers_and_for_us(name, prepare, tmp_path):
+    reference, ours, image, tokens = prepare(name)
+    folder = tmp_path / "exported"
+    export(ours, folder)
+    kind = transformers.VisionEncoderDecoderModel
+    again, report = kind.from_pretrained(folder, output_loading_info=True)
+    assert not any(report[what] for what in ("missing_keys", "unexpected_keys", "mismatched_keys")), report
+    if (
+        ours.config.text.positions == "sines"
+    ):  # from_pretrained leaves its sines without numbers, of its own folders too
+        again.decoder.model.decoder.embed_positions = kind(again.config).decoder.model.decoder.embed_positions
+    again = again.eval()
+    given = {"pixel_values": image, "decoder_input_ids": tokens[:, :-1]}
+    with torch.no_grad():
+        assert torch.allclose(again(**given).logits, reference(**given).logits, atol=1e-6)
+    said = [m.generate(image, max_new_tokens=8, do_sample=False, num_beams=3).tolist() for m in (again, reference)]
+    assert said[0] == said[1]
+    back = load(folder, processors={})
+    assert back.config == ours.config
+    assert all(torch.equal(v, ours.state_dict()[k]) for k, v in back.state_dict().items())
+
+
+def test_a_reader_of_lines_has_no_published_layout(tmp_path):
+    with pytest.raises(CheckpointError, match="no encoder of lines"):
+        export(tiny(), tmp_path / "exported")
+    assert not (tmp_path / "exported").exists()
+
+
 def test_a_published_folder_reads_a_picture_as_transformers_does(tmp_path, randomise):
     """With its tokenizer and image processor: the same text, without the frame of special tokens."""
     tokenizer = Tokenizer(models.BPE())
@@ -206,3 +237,12 @@ def test_a_published_folder_reads_a_picture_as_transformers_does(tmp_path, rando
     ours.save(tmp_path / "ours")
     again = load(tmp_path / "ours").read(pictures, Captioning(most=12), cut=False)
     assert [page[0].text for page in again] == said
+    export(ours, tmp_path / "exported")
+    again = load(tmp_path / "exported").read(pictures, Captioning(most=12), cut=False)
+    assert [page[0].text for page in again] == said
+    spoken = transformers.AutoTokenizer.from_pretrained(tmp_path / "exported")
+    assert spoken("CASH").input_ids == [*theirs("CASH", add_special_tokens=False).input_ids, END]
+    assert [t.strip() for t in spoken.batch_decode(wanted, skip_special_tokens=True)] == said
+    seen = transformers.AutoImageProcessor.from_pretrained(tmp_path / "exported")
+    pixels = seen([p.convert("RGB") for p in pictures], return_tensors="pt").pixel_values
+    assert pixels.shape == (3, 3, 24, 24)

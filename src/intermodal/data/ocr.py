@@ -1,7 +1,8 @@
 """Lines of text to learn reading from: scanned receipts (SROIE), and lines drawn with free fonts and worn.
 
 The fonts are those that come with matplotlib (DejaVu, STIX, Computer Modern): nothing is fetched. A drawn line is
-slanted, turned a little, blurred, laid on uneven paper, and given noise, each by a random amount.
+slanted, turned a little, blurred, laid on uneven paper, and given noise, each by a random amount; a real one is stretched,
+shifted, turned, blurred and given noise by a smaller one.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
@@ -21,8 +23,11 @@ from intermodal.data.catalog import find
 from intermodal.data.source import Sample, Source, SourceConfig
 from intermodal.data.table import TableSource, read_parquet
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 NAME = "sroie-lines"
-COLUMNS = ("image", "text", "split")
+COLUMNS = ("image", "text", "receipt", "split")
 NO_LETTERS = ("cmex", "cmmi", "cmsy", "Display", "NonUni", "Siz", "LastResort")
 """Parts of the names of fonts of mathematical signs, and of the one that draws a box for everything."""
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -117,6 +122,37 @@ def draw_line(text: str, rng: np.random.Generator, wear: Wear = WEAR) -> Image.I
     dark = float(rng.uniform(0, 110))
     grey = paper + (dark - paper) * ink.clip(0, 1) + rng.normal(0, 1, ink.shape) * float(rng.uniform(0, wear.noise))
     return Image.fromarray(grey.clip(0, 255).astype(np.uint8))
+
+
+def wear_line(image: Image.Image, rng: np.random.Generator, wear: Wear = WEAR) -> Image.Image:
+    """Return a real line worn once more: stretched by up to a seventh, shifted, turned, blurred, made noisy.
+
+    Args:
+        image: the line; it becomes grey.
+        rng: of all that is drawn.
+        wear: half of it at most.
+    """
+    grey = image.convert("L")
+    paper = int(np.percentile(np.asarray(grey), 75))
+    lean = float(rng.uniform(-wear.slant, wear.slant)) / 2
+    stretch, down = float(rng.uniform(0.87, 1.15)), float(rng.uniform(-0.06, 0.06)) * grey.height
+    size = (max(4, round(grey.width * stretch)), grey.height)
+    affine = (1 / stretch, lean, -lean * grey.height / 2, 0, float(rng.uniform(0.95, 1.05)), down)
+    grey = grey.transform(size, Image.Transform.AFFINE, affine, Image.Resampling.BILINEAR, fillcolor=paper)
+    turn = float(rng.uniform(-wear.turn, wear.turn)) / 2
+    grey = grey.rotate(turn, Image.Resampling.BILINEAR, fillcolor=paper)
+    grey = grey.filter(ImageFilter.GaussianBlur(float(rng.uniform(0, wear.blur)) / 2 * grey.height / 32))
+    noisy = (
+        np.asarray(grey, np.float32)
+        + rng.normal(0, 1, (grey.height, grey.width)) * float(rng.uniform(0, wear.noise)) / 2
+    )
+    return Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
+
+
+def _cased(text: str, rng: np.random.Generator) -> str:
+    """Return a text as receipts print it: in capitals, or one in three times in small letters behind each word's first."""
+    kind = rng.random()
+    return text if kind >= 1 / 3 else text.title() if kind >= 0.1 else text.lower()
 
 
 def _uneven(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
@@ -214,24 +250,32 @@ class DrawnLines(Source):
 class ReceiptLines(SourceConfig):
     """SROIE's lines (ICDAR 2019): train (8,249), validation (1,982) by receipt; some drawn lines among the training ones.
 
+    The texts are in capitals, whatever the picture has; one in three drawn lines has small letters too.
+
     Attributes:
         drawn: this share of the training samples is a drawn line in the place of the real one, of words of the training
             lines, amounts, dates and codes, about as long.
         wear: how much drawn lines are worn.
+        worn: this share of the real training lines is worn once more, by half as much.
+        aside: every so many-th training receipt is no part of ``train`` but is ``aside``, to choose settings by; 0 for none.
 
     Raises:
-        ConfigError: if the share is none.
+        ConfigError: if a share is none, or ``aside`` leaves no receipt.
     """
 
     drawn: float = 0.3
     wear: Wear = WEAR
+    worn: float = 0.0
+    aside: int = 0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.drawn < 1:
-            raise ConfigError(f"drawn is a share from 0 to below 1, found {self.drawn}.")
+        if not 0 <= self.drawn < 1 or not 0 <= self.worn <= 1:
+            raise ConfigError(f"drawn and worn are shares, drawn below 1; found {self.drawn} and {self.worn}.")
+        if self.aside < 0 or self.aside == 1:
+            raise ConfigError(f"aside is 0, or at least 2: every so many-th receipt; found {self.aside}.")
 
     def open(self, split: str) -> Receipts:
-        """Open ``train`` or ``validation``.
+        """Open ``train``, ``validation``, or with ``aside`` the training receipts that are set aside.
 
         Raises:
             DataError: if the file is not found or damaged, or for ``test``, which is not part of it.
@@ -241,7 +285,7 @@ class ReceiptLines(SourceConfig):
         missing = [c for c in COLUMNS if c not in table.column_names]
         if missing:
             raise DataError(f"{path} lacks the columns {', '.join(missing)}; it has {', '.join(table.column_names)}.")
-        rows = [i for i, word in enumerate(table.column("split").to_pylist()) if word == split]
+        rows = self._rows(table, split)
         if not rows:
             why = " Its test lines are kept apart, for judging: use validation." if split == "test" else ""
             raise DataError(f"{NAME} has the splits train and validation; found {split!r}.{why}")
@@ -253,7 +297,15 @@ class ReceiptLines(SourceConfig):
             rows=rows,
         )
         said = table.column("text").to_pylist()
-        return Receipts(lines, [said[i] for i in rows], self.drawn, self.wear)
+        return Receipts(lines, [said[i] for i in rows], self)
+
+    def _rows(self, table: pa.Table, split: str) -> list[int]:
+        """Return the rows of a split."""
+        splits, receipts = table.column("split").to_pylist(), table.column("receipt").to_pylist()
+        training = dict.fromkeys(name for name, part in zip(receipts, splits, strict=True) if part == "train")
+        aside = set(list(training)[self.aside - 1 :: self.aside]) if self.aside else set()
+        parts = ["aside" if name in aside else part for name, part in zip(receipts, splits, strict=True)]
+        return [i for i, part in enumerate(parts) if part == split]
 
 
 class Receipts(Source):
@@ -262,14 +314,13 @@ class Receipts(Source):
     Args:
         lines: the real ones.
         said: what each says.
-        drawn: the share of drawn lines.
-        wear: of those.
+        config: how many are drawn and how much they are worn.
     """
 
     fields = LINE
 
-    def __init__(self, lines: TableSource, said: Sequence[str], drawn: float, wear: Wear) -> None:
-        self.name, self.real, self.said, self.drawn, self.wear = lines.name, lines, list(said), drawn, wear
+    def __init__(self, lines: TableSource, said: Sequence[str], config: ReceiptLines) -> None:
+        self.name, self.real, self.said, self.config = lines.name, lines, list(said), config
         self.words = sorted({word for text in said for word in text.split()})
 
     def __len__(self) -> int:
@@ -277,10 +328,14 @@ class Receipts(Source):
 
     def sample(self, index: int, rng: np.random.Generator | None = None) -> Sample:
         """Return a real line, or with ``rng`` perhaps a drawn one."""
-        if rng is not None and rng.random() < self.drawn:
+        config = self.config
+        if rng is not None and rng.random() < config.drawn:
             text = made_up(rng, self.words, max(4, round(len(self.said[index]) * 1.25)))
-            return {"image": draw_line(text, rng, self.wear), "text": text}
-        return {"image": self.real.picture(index), "text": self.said[index]}
+            return {"image": draw_line(_cased(text, rng), rng, config.wear), "text": text}
+        picture = self.real.picture(index)
+        if rng is not None and config.worn and rng.random() < config.worn:
+            picture = wear_line(picture, rng, config.wear)
+        return {"image": picture, "text": self.said[index]}
 
     def sample_name(self, index: int) -> str:
         """Return what a person would call the line."""

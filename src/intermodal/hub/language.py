@@ -124,10 +124,16 @@ def write_config(model: LanguageDecoder) -> tuple[dict[str, Any], KeyMap]:
     return data, keys
 
 
-def write_tokenizer(text: SentenceProcessor, folder: Path) -> None:
-    """Write the tokenizer's files as transformers reads them: a text gets its beginning and no end, to be gone on from."""
+def write_tokenizer(text: SentenceProcessor, folder: Path, *, labels: bool = False) -> None:
+    """Write the tokenizer's files as transformers reads them: a text gets its beginning and no end, to be gone on from.
+
+    With ``labels`` it gets its end and no beginning: what a decoder beside an encoder is to write.
+    """
     tokenizer = lowering(text)
-    if text.bos_id is not None:
+    if labels:
+        end = tokenizer.id_to_token(text.eos_id)
+        tokenizer.post_processor = framing.TemplateProcessing(single=f"$A {end}", special_tokens=[(end, text.eos_id)])
+    elif text.bos_id is not None:
         begin = tokenizer.id_to_token(text.bos_id)
         tokenizer.post_processor = framing.TemplateProcessing(
             single=f"{begin} $A", special_tokens=[(begin, text.bos_id)]

@@ -11,7 +11,8 @@ from intermodal.core.checkpoint import WEIGHTS, write_tensors
 from intermodal.core.errors import CheckpointError
 from intermodal.core.files import atomic_folder
 from intermodal.data.processors import ImageProcessor, TextProcessor
-from intermodal.hub import autoencoder_kl, bert, clip, ddpm, language, vision, vqmodel
+from intermodal.data.sentences import SentenceProcessor
+from intermodal.hub import autoencoder_kl, bert, clip, ddpm, language, trocr, vision, vqmodel
 from intermodal.hub.processors import IMAGE_FILE, write_image_processor, write_text_processor
 from intermodal.hub.weights import CONFIG, DIFFUSERS
 from intermodal.hub.word2vec_format import write_word2vec
@@ -23,6 +24,7 @@ from intermodal.methods.image_generation.ddpm import DDPM
 from intermodal.methods.image_tokenizers.vae import VAE
 from intermodal.methods.image_tokenizers.vqgan import VQGAN
 from intermodal.methods.vision_language.swin import Swin
+from intermodal.methods.vision_language.trocr import TrOCR
 from intermodal.methods.vision_language.vit import ViT
 
 Layout = Literal["transformers", "diffusers", "word2vec", "word2vec-text"]
@@ -33,7 +35,8 @@ def export(model: Method, path: str | Path, layout: Layout = "transformers") -> 
 
     Args:
         model: a CLIP whose architecture transformers' CLIPModel or SiglipModel has, a BERT, a VAE whose latent is a map, a
-            VQGAN, a DDPM or DDIM without texts, a language decoder (GPT-2 or Llama), or a ViT or Swin that tells classes.
+            VQGAN, a DDPM or DDIM without texts, a language decoder (GPT-2 or Llama), a ViT or Swin that tells classes, or
+            a TrOCR with a ViT or DeiT.
         path: the folder to write; one that is there is replaced.
         layout: ``word2vec`` and ``word2vec-text``: one file in word2vec's binary or text format, of a model with word
             vectors. ``transformers``: ``config.json``, ``model.safetensors``, and for the processors that the
@@ -60,6 +63,8 @@ def export(model: Method, path: str | Path, layout: Layout = "transformers") -> 
         return _export_language(model, path)
     if isinstance(model, ViT | Swin):
         return _export_classifier(model, path)
+    if isinstance(model, TrOCR):
+        return _export_trocr(model, path)
     if not isinstance(model, CLIP):
         raise CheckpointError(f"The method {model.id!r} has no published layout to be exported in.")
     kind, _ = clip.model_type(model.config)
@@ -115,6 +120,23 @@ def _export_classifier(model: ViT | Swin, path: str | Path) -> None:
         _write_json(folder / CONFIG, config)
         if pictures is not None:
             _write_json(folder / IMAGE_FILE, pictures)
+
+
+def _export_trocr(model: TrOCR, path: str | Path) -> None:
+    """Write a TrOCR with a ViT or DeiT as VisionEncoderDecoderModel; its tokenizer gives texts an end, as labels have it."""
+    config, tensors = trocr.write_config(model), trocr.write_tensors(model)
+    config["dtype"] = str(next(model.parameters()).dtype).removeprefix("torch.")
+    image, text = model.processors.get("image"), model.processors.get("text")
+    kind = config["encoder"]["model_type"]
+    pictures = write_image_processor(image, kind) if isinstance(image, ImageProcessor) else None
+    with atomic_folder(path) as folder:
+        write_tensors(folder / WEIGHTS, tensors, metadata={"format": "pt"})
+        _write_json(folder / CONFIG, config)
+        _write_json(folder / language.GENERATION, trocr.write_generation(config))
+        if pictures is not None:
+            _write_json(folder / IMAGE_FILE, pictures)
+        if isinstance(text, SentenceProcessor):
+            language.write_tokenizer(text, folder, labels=True)
 
 
 def _export_diffusers(model: Method, path: str | Path) -> None:

@@ -26,6 +26,7 @@ from intermodal.hub.weights import build, read_weights
 from intermodal.methods.vision_language.trocr import TrOCR, TrOCRConfig
 from intermodal.nn.reader import ReaderConfig
 from intermodal.nn.transformer import Activation
+from intermodal.nn.vit import ViTConfig
 
 KIND = "vision-encoder-decoder"
 ENCODERS, DECODER = ("vit", "deit"), "trocr"
@@ -120,6 +121,73 @@ def read_config(data: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> TrOCR
         eos_id=end,
         project=project,
     )
+
+
+def write_config(model: TrOCR) -> dict[str, Any]:
+    """Return the data of a ``config.json`` from which transformers builds the same VisionEncoderDecoderModel.
+
+    Raises:
+        CheckpointError: if it has no such architecture; it says why.
+    """
+    config, text = model.config, model.config.text
+    if not isinstance(config.image, ViTConfig) or config.ctc_weight:
+        raise CheckpointError(
+            "transformers has no encoder of lines and no CTC layer beside a decoder: a TrOCR of a ViT or DeiT and a decoder "
+            "can be exported."
+        )
+    names = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
+    special = {"eos_token_id": config.eos_id, "pad_token_id": text.pad_id, "decoder_start_token_id": config.start_id}
+    return {
+        "architectures": ["VisionEncoderDecoderModel"],
+        "model_type": KIND,
+        "is_encoder_decoder": True,
+        "tie_word_embeddings": text.tied,
+        **special,
+        "encoder": vision.write_tower(config.image),
+        "decoder": {
+            "model_type": DECODER,
+            "is_decoder": True,
+            "add_cross_attention": True,
+            "vocab_size": text.vocab_size,
+            "max_position_embeddings": text.context_length,
+            "d_model": text.width,
+            "decoder_layers": text.depth,
+            "decoder_attention_heads": text.heads,
+            "decoder_ffn_dim": text.hidden,
+            "cross_attention_hidden_size": None if config.project else text.context,
+            "activation_function": names[text.activation],
+            "use_learned_position_embeddings": text.positions == "learnt",
+            "scale_embedding": text.scaled,
+            "layernorm_embedding": text.embedding_norm,
+            "tie_word_embeddings": text.tied,
+            "dropout": text.dropout,
+            "attention_dropout": text.attention_dropout,
+            "bos_token_id": config.start_id,
+            **special,
+        },
+    }
+
+
+def write_generation(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the data of ``generation_config.json``: the special tokens and the most that is written."""
+    names = ("decoder_start_token_id", "eos_token_id", "pad_token_id")
+    most = config["decoder"]["max_position_embeddings"]
+    return {
+        **{name: config[name] for name in names},
+        "bos_token_id": config["decoder_start_token_id"],
+        "max_length": most,
+    }
+
+
+def write_tensors(model: TrOCR) -> dict[str, Tensor]:
+    """Return the published tensors; the encoder's pooler, which nothing reads, is zeros."""
+    tensors = key_map(model.config).to_published({k: v.detach() for k, v in model.state_dict().items()})
+    width, like = model.config.image.width, tensors[EMBEDDING]
+    return {
+        **tensors,
+        "encoder.pooler.dense.weight": like.new_zeros(width, width),
+        "encoder.pooler.dense.bias": like.new_zeros(width),
+    }
 
 
 def _one(stated: Any, default: int) -> int:

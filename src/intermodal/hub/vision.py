@@ -170,45 +170,15 @@ def write_config(model: ViT | Swin) -> dict[str, Any]:
     Raises:
         CheckpointError: if transformers has no such architecture; it says why.
     """
-    kind = kind_of(model)
-    names = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
-    image: ViTConfig | SwinConfig = model.config.image
-    shared: dict[str, Any] = {
-        "model_type": kind,
+    classes = {
         "id2label": {str(i): name for i, name in enumerate(model.classes)},
         "label2id": {name: i for i, name in enumerate(model.classes)},
-        "image_size": image.image_size if isinstance(image.image_size, int) else list(image.image_size),
-        "patch_size": image.patch_size,
-        "num_channels": image.channels,
-        "hidden_act": names[image.activation],
-        "layer_norm_eps": image.norm_eps,
-        "qkv_bias": image.qkv_bias if isinstance(image, ViTConfig) else True,
     }
     if isinstance(model, ViT):
-        image = model.config.image
-        lacking = [
-            text
-            for text, holds in {
-                "image.pool='cls'": image.pool == "cls",
-                "image.pre_norm=False": not image.pre_norm,
-                "image.patch_bias=True": image.patch_bias,
-                "a square picture": image.size[0] == image.size[1],
-            }.items()
-            if not holds
-        ]
-        if lacking:
-            raise CheckpointError(f"transformers' ViT cannot hold this model: it needs {', '.join(lacking)}.")
         name = "ViTForImageClassification"
-        if image.distillation:
+        if model.config.image.distillation:
             name = "DeiTForImageClassification" + ("WithTeacher" if model.config.distils else "")
-        return {
-            "architectures": [name],
-            **shared,
-            "hidden_size": image.width,
-            "num_hidden_layers": image.depth,
-            "num_attention_heads": image.heads,
-            "intermediate_size": image.hidden,
-        }
+        return {"architectures": [name], **write_tower(model.config.image), **classes}
     image = model.config.image
     if image.merge != "concat":
         raise CheckpointError(f"transformers' Swin joins places by 'concat', not by {image.merge!r}.")
@@ -224,7 +194,10 @@ def write_config(model: ViT | Swin) -> dict[str, Any]:
     v2 = {"pretrained_window_sizes": list(image.pretrained_windows or (0,) * len(sides))} if image.version == 2 else {}
     return {
         "architectures": ["Swinv2ForImageClassification" if image.version == 2 else "SwinForImageClassification"],
-        **shared,
+        "model_type": kind_of(model),
+        **classes,
+        **_shared(image),
+        "qkv_bias": True,
         "embed_dim": image.width,
         "depths": list(image.depths),
         "num_heads": list(image.heads),
@@ -233,6 +206,47 @@ def write_config(model: ViT | Swin) -> dict[str, Any]:
         "use_absolute_embeddings": False,
         "drop_path_rate": image.drop_path,
         **v2,
+    }
+
+
+def write_tower(image: ViTConfig) -> dict[str, Any]:
+    """Return the data of a ``config.json`` from which transformers builds a ViT's or DeiT's tower.
+
+    Raises:
+        CheckpointError: if transformers has no such architecture; it says why.
+    """
+    lacking = [
+        text
+        for text, holds in {
+            "image.pool='cls'": image.pool == "cls",
+            "image.pre_norm=False": not image.pre_norm,
+            "image.patch_bias=True": image.patch_bias,
+            "a square picture": image.size[0] == image.size[1],
+        }.items()
+        if not holds
+    ]
+    if lacking:
+        raise CheckpointError(f"transformers' ViT cannot hold this model: it needs {', '.join(lacking)}.")
+    return {
+        "model_type": "deit" if image.distillation else "vit",
+        **_shared(image),
+        "qkv_bias": image.qkv_bias,
+        "hidden_size": image.width,
+        "num_hidden_layers": image.depth,
+        "num_attention_heads": image.heads,
+        "intermediate_size": image.hidden,
+    }
+
+
+def _shared(image: ViTConfig | SwinConfig) -> dict[str, Any]:
+    """Return what is stated of both kinds of towers."""
+    names = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
+    return {
+        "image_size": image.image_size if isinstance(image.image_size, int) else list(image.image_size),
+        "patch_size": image.patch_size,
+        "num_channels": image.channels,
+        "hidden_act": names[image.activation],
+        "layer_norm_eps": image.norm_eps,
     }
 
 

@@ -11,16 +11,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from intermodal.core.config import Config
 from intermodal.core.errors import ConfigError, DataError
 from intermodal.nn.transformer import block_flops, build_transformer
+from intermodal.nn.whisper import sinusoids
 
 STRIDE = 4
 """Columns of pixels from one token to the next."""
+STEP = 16
+"""Lines are filled up to a multiple of so many columns: the CPU's kernels are built anew for every width that they meet."""
 DOWN = 8
 """So many rows of pixels become one before the last is flattened."""
 
@@ -74,6 +76,9 @@ class LineConfig(Config):
 class LineEncoder(nn.Module):
     """Three convolutions, a linear layer over each strip, and a transformer over the strips.
 
+    Learnt positions begin as waves as large as what they are added to: with small random ones the strips are a bag of
+    letters to who reads them, and a decoder does not learn where to look.
+
     Args:
         config: sizes.
     """
@@ -87,7 +92,7 @@ class LineEncoder(nn.Module):
         self.conv3 = nn.Conv2d(2 * c, 4 * c, 3, stride=(2, 1), padding=1)
         self.join = nn.Linear(4 * c * (config.height // DOWN), config.width)
         self.norm = nn.LayerNorm(config.width)
-        self.position_embedding = nn.Parameter(0.02 * torch.randn(config.tokens, config.width))
+        self.position_embedding = nn.Parameter(sinusoids(config.tokens, config.width))
         self.transformer = build_transformer(
             config.width, config.depth, config.heads, 4 * config.width, activation="gelu"
         )
@@ -112,7 +117,7 @@ class LineEncoder(nn.Module):
                 f"The line encoder takes lines {config.height} pixels high and at most {config.most_width} wide, found "
                 f"{height} x {width}."
             )
-        image_B1HW = F.pad(image_B1HW, (0, -width % STRIDE), value=-1.0)
+        image_B1HW = F.pad(image_B1HW, (0, min(width + -width % STEP, config.most_width) - width), value=-1.0)
         line_BW = image_B1HW[:, 0, 0] >= 0
         x_BCHW = image_B1HW.clamp(min=0)
         for conv in (self.conv1, self.conv2, self.conv3):

@@ -32,6 +32,7 @@ RECIPES: dict[str, str] = {
     "llava": "intermodal.recipes.llava:llava",
     "llava-flickr": "intermodal.recipes.llava:llava_flickr",
     "trocr": "intermodal.recipes.trocr:trocr",
+    "trocr-ctc": "intermodal.recipes.trocr:trocr_ctc",
     "simclr": "intermodal.recipes.self_supervised:simclr",
     "vicreg": "intermodal.recipes.self_supervised:vicreg",
     "e-ssl": "intermodal.recipes.self_supervised:e_ssl",

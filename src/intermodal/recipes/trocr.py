@@ -12,7 +12,7 @@ from intermodal.data.line_processor import LineProcessor
 from intermodal.data.ocr import ReceiptLines, RenderedLines
 from intermodal.data.processors import ImageProcessor, Processor
 from intermodal.data.sentences import SentenceProcessor
-from intermodal.data.tokenizers import special_ids, train_characters
+from intermodal.data.tokenizers import UNKNOWN, special_ids, train_characters
 from intermodal.evaluate.reading import evaluate_reading
 from intermodal.evaluate.result import Evaluation
 from intermodal.methods.base import Method
@@ -29,7 +29,8 @@ class TrOCRRecipe(Recipe):
     """A reader that learns from lines with their texts, character by character.
 
     Attributes:
-        model: sizes. Vocabulary and special ids of the text are set from the characters of the training texts.
+        model: sizes. Vocabulary and special ids of the text are set from the characters of the training texts, and
+            ``usual_length`` from their mean length.
     """
 
     method: str = "trocr"
@@ -37,11 +38,19 @@ class TrOCRRecipe(Recipe):
 
     def build(self) -> Method:
         """Collect the characters, build the processors and the network."""
-        tokenizer = train_characters(self.source.training_texts())
+        said = self.source.training_texts()
+        tokenizer = train_characters(said)
         start, end = special_ids(tokenizer)
         length = self.model.text.context_length
         text = SentenceProcessor(tokenizer, context_length=length, eos_id=end, pad_id=end, bos_id=start)
-        model = self.model.replace(text__vocab_size=text.vocab_size, text__pad_id=end, start_id=start, eos_id=end)
+        model = self.model.replace(
+            text__vocab_size=text.vocab_size,
+            text__pad_id=end,
+            start_id=start,
+            eos_id=end,
+            unknown_id=tokenizer.token_to_id(UNKNOWN),
+            usual_length=sum(map(len, said)) / len(said) + 1,
+        )
         image: Processor
         if isinstance(model.image, LineConfig):
             image = LineProcessor(height=model.image.height, most_width=model.image.most_width)
@@ -77,13 +86,35 @@ def trocr() -> TrOCRRecipe:
     """
     return TrOCRRecipe(
         name="trocr",
-        source=ReceiptLines(),
+        source=ReceiptLines(worn=0.5),
         model=TrOCRConfig(
             image=LineConfig(),
-            text=ReaderConfig(vocab_size=128, context_length=56, width=192, depth=2, heads=4, pad_id=1, dropout=0.1),
-            ctc_weight=0.3,
+            text=ReaderConfig(
+                vocab_size=128,
+                context_length=56,
+                width=192,
+                depth=2,
+                heads=4,
+                positions="sines",
+                scaled=True,
+                pad_id=1,
+                dropout=0.1,
+            ),
+            ctc_weight=0.5,
+            joint=0.3,
+            hidden=0.15,
+            unknown_id=0,
         ),
-        optim=OptimConfig(lr=1e-3, weight_decay=0.05, warmup=60, ema=0.99),
-        train=TrainConfig(steps=1000, batch_size=64, precision="bf16", workers=1, log_every=20, eval_every=250),
+        optim=OptimConfig(lr=1.5e-3, weight_decay=0.05, warmup=100, ema=0.99),
+        train=TrainConfig(steps=2200, batch_size=64, precision="bf16", workers=1, log_every=20),
         final_split="validation",
     )
+
+
+def trocr_ctc() -> TrOCRRecipe:
+    """The encoder of ``trocr`` alone, on the same lines for as many steps: what its CTC layer says is what is read.
+
+    ``intermodal train trocr-ctc``
+    """
+    alone = trocr()
+    return alone.replace(name="trocr-ctc", model__ctc_weight=1.0, model__joint=0.0, model__hidden=0.0)

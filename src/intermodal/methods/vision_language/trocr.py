@@ -5,9 +5,10 @@ left to right. The decoder predicts each token from those before it and, by cros
 cut into lines first (:mod:`intermodal.data.page`); each is read by itself.
 
 With ``ctc_weight`` the encoder says the text too, strip by strip (connectionist temporal classification; Kim et al. 2017):
-that teaches small encoders where letters are, long before a decoder learns where to look.
+that teaches small encoders where letters are, long before a decoder learns where to look. With ``joint`` a beam weighs what
+the encoder says beside what the decoder does (Watanabe et al. 2017).
 
-Shapes: B lines, L tokens of a text, V that are known; S tokens of a picture, C their width, D the decoder's.
+Shapes: B lines, L tokens of a text, V that are known, N of a batch; S tokens of a picture, C their width, D the decoder's.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from intermodal.core.captioning import Captioning
+from intermodal.core.captioning import Caption, Captioning
 from intermodal.core.config import Config
 from intermodal.core.errors import ConfigError
 from intermodal.core.fields import SEED, Field
@@ -34,6 +35,7 @@ from intermodal.data.line_processor import LineProcessor
 from intermodal.data.page import lines
 from intermodal.data.processors import Processor
 from intermodal.data.sentences import SentenceProcessor
+from intermodal.decode.ctc_prefix import PrefixStepper
 from intermodal.decode.stepper import CrossStepper
 from intermodal.losses.ctc import ctc_loss
 from intermodal.losses.distances import precise
@@ -44,13 +46,18 @@ from intermodal.nn.linear import quicken
 from intermodal.nn.reader import ReaderConfig, ReadingDecoder
 from intermodal.nn.vit import VisionTransformer, ViTConfig
 
+STEP = 4
+"""Texts are filled up to a multiple of so many tokens behind their start."""
+NOTHING = -100
+"""Stands where no token is wanted."""
+
 CARD = MethodCard(
     id="trocr",
     title="TrOCR: an image transformer looks, a text transformer writes down what it reads",
     paper="Li et al. 2021",
     cls="TrOCR",
     capabilities=("read",),
-    recipes=("trocr",),
+    recipes=("trocr", "trocr-ctc"),
     reference="transformers VisionEncoderDecoderModel with TrOCRForCausalLM",
 )
 
@@ -66,7 +73,15 @@ class TrOCRConfig(Config):
         start_id: the token before every text.
         eos_id: the token that ends it.
         project: a linear layer between encoder and decoder.
-        ctc_weight: of the loss of the encoder alone, from 0 to below 1; the decoder's has the rest.
+        ctc_weight: of the loss of the encoder alone, from 0 to 1; the decoder's has the rest. With 1 there is no decoder:
+            what the encoder says is what is read.
+        joint: a beam's weight of what the encoder spells, from 0 to 1; 0 for the decoder alone.
+        hidden: this share of the tokens that the decoder reads while training, the start aside, is ``unknown_id`` in
+            their place, so that it has to look.
+        unknown_id: the token that stands for what is hidden; None where nothing is.
+        usual_length: tokens of a usual text. A loss is then divided by it and the lines of the batch, so that a token of a
+            long line counts as much as one of a short line (batches are of lines of like length); None divides by the
+            batch's own tokens.
 
     Raises:
         ConfigError: if a part does not fit the others.
@@ -78,6 +93,10 @@ class TrOCRConfig(Config):
     eos_id: int = 2
     project: bool = False
     ctc_weight: float = 0.0
+    joint: float = 0.0
+    hidden: float = 0.0
+    unknown_id: int | None = None
+    usual_length: float | None = None
 
     def __post_init__(self) -> None:
         wanted = self.text.width if self.project else self.image.width
@@ -88,8 +107,14 @@ class TrOCRConfig(Config):
             )
         if isinstance(self.image, ViTConfig) and self.image.pool != "cls":
             raise ConfigError(f"TrOCR: a ViT with pool='cls' is needed, found {self.image.pool!r}.")
-        if not 0 <= self.ctc_weight < 1 or max(self.start_id, self.eos_id) >= self.text.vocab_size:
-            raise ConfigError("TrOCR: ctc_weight is from 0 to below 1, and start_id and eos_id are tokens.")
+        if not 0 <= self.ctc_weight <= 1 or max(self.start_id, self.eos_id) >= self.text.vocab_size:
+            raise ConfigError("TrOCR: ctc_weight is from 0 to 1, and start_id and eos_id are tokens.")
+        if not (0 <= self.joint <= 1 and 0 <= self.hidden < 1) or (self.usual_length or 1.0) <= 0:
+            raise ConfigError("TrOCR: joint is from 0 to 1, hidden from 0 to below 1, and usual_length above 0.")
+        if self.joint and not self.ctc_weight:
+            raise ConfigError("TrOCR: joint needs an encoder that learns to spell: set ctc_weight.")
+        if self.hidden and self.unknown_id is None:
+            raise ConfigError("TrOCR: to hide tokens, say which one stands in their place: set unknown_id.")
 
 
 class TrOCR(Writer):
@@ -116,8 +141,9 @@ class TrOCR(Writer):
             self.image: VisionTransformer | LineEncoder = VisionTransformer(config.image)
         else:
             self.image = LineEncoder(config.image)
-        self.projection = nn.Linear(config.image.width, config.text.width) if config.project else nn.Identity()
-        self.decoder = ReadingDecoder(config.text)
+        if config.ctc_weight < 1:
+            self.projection = nn.Linear(config.image.width, config.text.width) if config.project else nn.Identity()
+            self.decoder = ReadingDecoder(config.text)
         if config.ctc_weight:
             self.ctc_head = nn.Linear(config.image.width, config.text.vocab_size)
         quicken(self)
@@ -131,26 +157,42 @@ class TrOCR(Writer):
         text_BL, w = batch["text"], self.config.ctc_weight
         real_BL = self.text.real(text_BL)
         longest = int(real_BL.sum(1).max())
+        longest += -(longest - 1) % STEP  # kernels are built anew for every length that they meet
         text_BL, real_BL = text_BL[:, :longest], real_BL[:, :longest]
         token_BSC, seen_BS = self.tokens(batch["image"])
-        with seeded(generator_of(batch)) if self._drops else nullcontext():
-            hidden_BLD = self.decoder.hidden(text_BL[:, :-1], self.projection(token_BSC), seen_BS)
-        logits_NV = self.decoder.logits(hidden_BLD[real_BL[:, 1:]])
-        writing = F.cross_entropy(precise(logits_NV), text_BL[:, 1:][real_BL[:, 1:]])
-        if not w:
-            total, parts = writing, {"writing": writing.detach()}
-        else:
+        total, parts = torch.zeros((), device=text_BL.device), {}
+        if w < 1:
+            writing = self._writing(token_BSC, seen_BS, text_BL, real_BL, batch)
+            total, parts["writing"] = (1 - w) * writing, writing.detach()
+        if w:
             spelling = self._spelling(token_BSC, seen_BS, text_BL, real_BL)
-            total, parts = (1 - w) * writing + w * spelling, {"writing": writing.detach(), "ctc": spelling.detach()}
+            total, parts["ctc"] = total + w * spelling, spelling.detach()
         # --8<-- [end:loss]
         if self.training:
             self.keep_probe(batch["image"])
         return Losses(total, parts)
 
+    def _writing(
+        self, token_BSC: Tensor, seen_BS: Tensor | None, text_BL: Tensor, real_BL: Tensor, batch: Batch
+    ) -> Tensor:
+        """Return the decoder's loss per token; the batch's seeds decide what is drawn."""
+        read_BL, generator = text_BL[:, :-1], generator_of(batch) if self._draws else None
+        if generator is not None and self.config.hidden:
+            hidden_BL = torch.rand(read_BL.shape, generator=generator).to(read_BL.device) < self.config.hidden
+            hidden_BL[:, 0] = False
+            read_BL = read_BL.masked_fill(hidden_BL, self.config.unknown_id or 0)
+        with nullcontext() if generator is None else seeded(generator):
+            hidden_BLD = self.decoder.hidden(read_BL, self.projection(token_BSC), seen_BS)
+        wanted_BL = text_BL[:, 1:].masked_fill(~real_BL[:, 1:], NOTHING)
+        logits_NV = precise(self.decoder.logits(hidden_BLD)).flatten(0, 1)
+        found = F.cross_entropy(logits_NV, wanted_BL.flatten(), ignore_index=NOTHING, reduction="sum")
+        return found / self._share(len(text_BL), real_BL[:, 1:].sum())
+
     @property
-    def _drops(self) -> bool:
-        """Whether the decoder draws at random now: then the batch's seeds decide."""
-        return self.training and max(self.config.text.dropout, self.config.text.attention_dropout) > 0
+    def _draws(self) -> bool:
+        """Whether the decoder draws at random now."""
+        config = self.config
+        return self.training and max(config.text.dropout, config.text.attention_dropout, config.hidden) > 0
 
     def _spelling(self, token_BSC: Tensor, seen_BS: Tensor | None, text_BL: Tensor, real_BL: Tensor) -> Tensor:
         """Return the encoder's own loss per character; the start token is the blank, ends are left out."""
@@ -158,7 +200,12 @@ class TrOCR(Writer):
         length_B = real_BL.sum(1) - 2
         frames_B = torch.full_like(length_B, token_BSC.shape[1]) if seen_BS is None else seen_BS.sum(1)
         found = ctc_loss(logits_BSV, frames_B, text_BL[:, 1:], length_B, blank=self.config.start_id)
-        return found.loss_B.sum() / (length_B * ~found.infinite_B).sum().clamp(min=1)
+        return found.loss_B.sum() / self._share(len(text_BL), (length_B * ~found.infinite_B).sum())
+
+    def _share(self, lines: int, tokens: Tensor) -> Tensor:
+        """Return what a batch's summed loss is divided by; see ``usual_length``."""
+        usual = self.config.usual_length
+        return tokens.clamp(min=1) if usual is None else torch.full_like(tokens, 1) * usual * lines
 
     # --8<-- [start:see]
     def tokens(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -167,6 +214,10 @@ class TrOCR(Writer):
             found: tuple[Tensor, Tensor] = self.image(image)
             return found
         return self.image.post_norm(self.image(image)[1]), None
+
+    def spelling(self, token_BSC: Tensor) -> Tensor:
+        """Return log-probabilities (B, S, V) of what each of the encoder's tokens says; the start token is the blank."""
+        return precise(self.ctc_head(token_BSC)).log_softmax(-1)
 
     def logits(self, image: Tensor, text_BL: Tensor) -> Tensor:
         """Return logits (B, L, V) of the token after each one of texts, given pictures."""
@@ -177,9 +228,30 @@ class TrOCR(Writer):
 
     def begun(self, image: Tensor) -> tuple[CrossStepper, Tensor]:
         """Return what goes on with the texts of prepared pictures, and their start."""
-        token_BSC, seen_BS = self.tokens(image)
-        stepper = CrossStepper(self.decoder, self.projection(token_BSC), self.config.text.context_length, seen_BS)
-        return stepper, torch.full((len(image), 1), self.config.start_id, device=self.device)
+        return self._after(*self.tokens(image))
+
+    def _after(self, token_BSC: Tensor, seen_BS: Tensor | None) -> tuple[CrossStepper, Tensor]:
+        read_BSC = self.projection(token_BSC)
+        stepper = CrossStepper(self.decoder, read_BSC, self.config.text.context_length, seen_BS)
+        return stepper, torch.full((len(read_BSC), 1), self.config.start_id, device=self.device)
+
+    @torch.no_grad()
+    def write_prepared(self, image: Tensor, settings: Captioning = GREEDY) -> list[Caption]:
+        """Return one text for each prepared picture; with a beam and ``joint``, by encoder and decoder together.
+
+        Raises:
+            ConfigError: if it is asked for a beam or to draw, and there is no decoder.
+        """
+        config, (token_BSC, seen_BS) = self.config, self.tokens(image)
+        if config.ctc_weight == 1:
+            if settings.beam > 1 or settings.temperature > 0:
+                raise ConfigError("This reader has no decoder: it neither searches nor draws. Ask for no beam.")
+            return self._spelled(token_BSC, seen_BS)
+        beside = None
+        if settings.beam > 1 and config.joint:
+            frames_B = None if seen_BS is None else seen_BS.sum(1)
+            beside = PrefixStepper(self.spelling(token_BSC), config.start_id, config.eos_id, frames_B)
+        return self.written(*self._after(token_BSC, seen_BS), settings, beside=beside, weight=config.joint)
 
     @property
     def room(self) -> int:
@@ -252,12 +324,16 @@ class TrOCR(Writer):
         """
         if not self.config.ctc_weight:
             raise ConfigError("The encoder of this model was not taught to spell: it has no ctc_weight.")
-        token_BSC, seen_BS = self.tokens(self.pictures(images))
-        best_BS = self.ctc_head(token_BSC).argmax(-1)
+        return [said.text for said in self._spelled(*self.tokens(self.pictures(images)))]
+
+    def _spelled(self, token_BSC: Tensor, seen_BS: Tensor | None) -> list[Caption]:
+        best = self.spelling(token_BSC).max(-1)
         found = []
-        for row_S, seen_S in zip(best_BS, torch.ones_like(best_BS) if seen_BS is None else seen_BS, strict=True):
-            merged = torch.unique_consecutive(row_S[seen_S.bool()])
-            found.append(self.words(merged[merged != self.config.start_id]))
+        for row, (symbol_S, log_prob_S) in enumerate(zip(best.indices, best.values, strict=True)):
+            own_S = slice(None) if seen_BS is None else seen_BS[row]
+            merged = torch.unique_consecutive(symbol_S[own_S])
+            said = merged[merged != self.config.start_id]
+            found.append(Caption(self.words(said), float(log_prob_S[own_S].sum()), len(said)))
         return found
 
     @torch.no_grad()
@@ -270,8 +346,7 @@ class TrOCR(Writer):
         prepared = self.pictures([image])
         ids = self.text.encode(self.write_prepared(prepared)[0].text).to(self.device)
         ids = ids[: int(self.text.real(ids.unsqueeze(0)).sum())]
-        token_BSC, _ = self.tokens(prepared)
-        weight_LS = self.decoder.weights(ids[None, :-1], self.projection(token_BSC))[0].mean((0, 1))
+        weight_LS = self.decoder.weights(ids[None, :-1], self.projection(self.tokens(prepared)[0]))[0].mean((0, 1))
         config = self.config.image
         grid = config.grid if isinstance(config, ViTConfig) else (1, weight_LS.shape[1])
         weight_LS = weight_LS[:, config.extra :] if isinstance(config, ViTConfig) else weight_LS
@@ -286,8 +361,8 @@ class TrOCR(Writer):
     def train_flops(self, batch_size: int) -> float:
         """Return the operations of one step with the widest lines and texts of half the most length."""
         config = self.config
-        tokens = config.image.tokens
-        return 3.0 * batch_size * (config.image.flops() + config.text.flops(config.text.context_length // 2, tokens))
+        writes = config.text.flops(config.text.context_length // 2, config.image.tokens) if config.ctc_weight < 1 else 0
+        return 3.0 * batch_size * (config.image.flops() + writes)
 
 
 def _height(box: tuple[int, int, int, int]) -> int:
