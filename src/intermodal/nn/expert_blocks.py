@@ -16,6 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from intermodal.nn.patches import ConvStem, PatchConfig, split
 from intermodal.nn.transformer import MLP, Activation, Attention, attend
 
 Expert = Literal["vision", "language", "fusion"]
@@ -171,3 +172,24 @@ class SeparateBlock(nn.Module):
     def weights(self, x_BLD: Tensor, parts: Parts) -> Tensor:
         """Return where each token looks, (B, H, L, L), where no mask forbids it."""
         return self.attention.weights(routed(self.before, x_BLD, parts), parts)
+
+
+class PatchStem(nn.Module):
+    """Convolutions over each patch by itself, down to one vector: no patch sees its neighbours.
+
+    Args:
+        patch_size: pixels of a patch's side, ``2 ** len(layers)``.
+        layers: channels of each layer of a :class:`~intermodal.nn.patches.ConvStem`.
+        width: D.
+    """
+
+    def __init__(self, patch_size: int, layers: tuple[int, ...], width: int) -> None:
+        super().__init__()
+        self.patch = PatchConfig(size=patch_size)
+        self.convolutions = ConvStem(3, width, layers)
+
+    def forward(self, image_BCHW: Tensor) -> Tensor:
+        """Return (B, P, D) of pictures (B, 3, H, W)."""
+        patch_BPX = split(image_BCHW, self.patch)
+        patch_NCHW = patch_BPX.flatten(0, 1).unflatten(1, (3, *self.patch.sizes))
+        return self.convolutions(patch_NCHW).unflatten(0, patch_BPX.shape[:2]).squeeze(2)

@@ -20,8 +20,18 @@ from torch import Tensor, nn
 from intermodal.core.config import Config
 from intermodal.core.errors import ConfigError, DataError
 from intermodal.data.sentences import up_to_end
-from intermodal.nn.expert_blocks import EXPERTS, Expert, ExpertBlock, Kept, Parts, SeparateBlock, Swap, routed
-from intermodal.nn.patches import ConvStem, PatchConfig, PatchEmbedding, split
+from intermodal.nn.expert_blocks import (
+    EXPERTS,
+    Expert,
+    ExpertBlock,
+    Kept,
+    Parts,
+    PatchStem,
+    SeparateBlock,
+    Swap,
+    routed,
+)
+from intermodal.nn.patches import PatchConfig, PatchEmbedding
 from intermodal.nn.transformer import ACTIVATIONS, Activation, block_flops, past
 
 RESERVED = 2
@@ -124,25 +134,6 @@ class ExpertsConfig(Config):
         return self.depth * block_flops(tokens, self.width, self.hidden)
 
 
-class PatchStem(nn.Module):
-    """Convolutions over each patch by itself, down to one vector.
-
-    Args:
-        config: sizes.
-    """
-
-    def __init__(self, config: ExpertsConfig) -> None:
-        super().__init__()
-        self.patch = PatchConfig(size=config.patch_size)
-        self.convolutions = ConvStem(3, config.width, config.stem)
-
-    def forward(self, image_BCHW: Tensor) -> Tensor:
-        """Return (B, P, D)."""
-        patch_BPX = split(image_BCHW, self.patch)
-        patch_NCHW = patch_BPX.flatten(0, 1).unflatten(1, (3, *self.patch.sizes))
-        return self.convolutions(patch_NCHW).unflatten(0, patch_BPX.shape[:2]).squeeze(2)
-
-
 class ExpertTransformer(nn.Module):
     """Pictures, texts, or both together through the same blocks.
 
@@ -156,7 +147,9 @@ class ExpertTransformer(nn.Module):
         width, shared = config.width, config.layout == "shared"
         self.reserved = 0 if shared else RESERVED
         self.patches = (
-            PatchStem(config) if config.stem else PatchEmbedding(3, width, PatchConfig(size=config.patch_size))
+            PatchStem(config.patch_size, config.stem, width)
+            if config.stem
+            else PatchEmbedding(3, width, PatchConfig(size=config.patch_size))
         )
         self.class_token = nn.Parameter(0.02 * torch.randn(width))
         self.mask_token = nn.Parameter(0.02 * torch.randn(width))
@@ -275,7 +268,7 @@ class ExpertTransformer(nn.Module):
         swap: Swap | None = None,
         writing: bool = False,
     ) -> Tensor | None:
-        """Return a picture or a text behind the blocks in which pairs are read apart: once, for many pairs; see :meth:`high`."""
+        """Return a picture or a text behind the blocks that read pairs apart: once, for many pairs; see :meth:`high`."""
         if image_BID is None and text_BLD is None:
             return None
         x_BLD, mask = self._sequence(image_BID, text_BLD, real_BL, writing)

@@ -6,6 +6,7 @@ B pairs or pictures   L tokens of a text or of what is new   N tokens that are k
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -47,6 +48,39 @@ def told_right(logits_N2: Tensor, right_N: Tensor) -> Tensor:
     """Return how often right pairs and wrong pairs are told as such, half of the weight each; 0.5 is chance."""
     told_N = (logits_N2.argmax(1) == right_N).float()
     return (told_N[right_N == 1].mean() + told_N[right_N == 0].mean()) / 2 if len(told_N) > 1 else told_N.mean()
+
+
+class Holed(NamedTuple):
+    """Prepared pairs, and what is hidden of them.
+
+    Attributes:
+        text_BL: token ids, whole.
+        real_BL: bool, which of them are no padding.
+        word_BL: bool, the words that are hidden.
+        patch_BPD: the patches' vectors, whole.
+        code_BP: their codes.
+        hole_BP: bool, the patches that are hidden.
+    """
+
+    text_BL: Tensor
+    real_BL: Tensor
+    word_BL: Tensor
+    patch_BPD: Tensor
+    code_BP: Tensor
+    hole_BP: Tensor
+
+    @property
+    def half(self) -> int:
+        """How many are the first half, rounded up."""
+        return (len(self.text_BL) + 1) // 2
+
+    def part(self, rows: slice) -> Holed:
+        """Return some of the pairs."""
+        return Holed(*(tensor[rows] for tensor in self))
+
+    def with_holes(self, mask_id: int) -> Tensor:
+        """Return token ids with ``mask_id`` in the place of the hidden words."""
+        return self.text_BL.masked_fill(self.word_BL, mask_id)
 
 
 class HoleStepper:

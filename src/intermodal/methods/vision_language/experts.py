@@ -34,7 +34,7 @@ from intermodal.data.processors import ImageProcessor, Processor
 from intermodal.losses.contrastive import info_nce
 from intermodal.methods.base import Batch, Losses, generator_of
 from intermodal.methods.captioning.text_captioner import TextCaptioner
-from intermodal.methods.vision_language.expert_parts import HoleStepper, hard, mean_nats, some, told_right
+from intermodal.methods.vision_language.expert_parts import Holed, HoleStepper, hard, mean_nats, some, told_right
 from intermodal.nn.expert_blocks import Swap
 from intermodal.nn.experts import ExpertsConfig, ExpertTransformer
 from intermodal.nn.patch_codes import PatchCodes
@@ -154,61 +154,76 @@ class Experts(TextCaptioner):
         half of the batch, words are hidden in one pair and patches in the next; of the other half texts and pictures
         alone have holes, and captions are written. Cross entropies are means, in nats.
         """
+        for head in HEADS:
+            self.must_have(head)
         config, network, generator = self.config, self.network, generator_of(batch)
         text_BL, patch_BPD = batch["text"], network.seen(batch["image"])
-        real_BL = network.real(text_BL)
-        image_BID, text_BLD = network.placed(patch_BPD), network.read(text_BL)
-        image_BID, text_BLD = network.low(image_BID, None, None), network.low(None, text_BLD, real_BL)
+        real_BL, code_BP = network.real(text_BL), self.patch_codes(batch["image"])
+        image_BID = network.low(network.placed(patch_BPD), None, None)
+        text_BLD = network.low(None, network.read(text_BL), real_BL)
         image_BE, text_BE = self._image_vector(image_BID), self._text_vector(text_BLD, real_BL)
         scale = self._scale()
         terms = {"contrastive": info_nce(image_BE, text_BE, scale)}
-
-        half = (len(text_BL) + 1) // 2
-        code_BP = self.patch_codes(batch["image"])
         word_BL = some(network.words(text_BL), config.masked, generator)
         patch_BP = some(torch.ones_like(code_BP, dtype=torch.bool), config.masked_patches, generator)
-        holed_BLD = network.read(text_BL.masked_fill(word_BL, network.mask_id))
-        rest, alone = slice(half, None), dict[str, Tensor]()
-        x_RLD = network.together(None, holed_BLD[rest], real_BL[rest])
-        alone["words_alone"] = self._words(x_RLD, text_BL[rest], word_BL[rest])
-        x_RID = network.together(network.placed(patch_BPD[rest], patch_BP[rest]), None, None)
-        alone["patches_alone"] = self._patches(x_RID, code_BP[rest], patch_BP[rest])
-        terms |= alone
-        told = None
+        holed = Holed(text_BL, real_BL, word_BL, patch_BPD, code_BP, patch_BP)
+        terms |= self._alone(holed)
         if self.joined:
-            with torch.no_grad():
-                similar_BB = scale.float() * image_BE.float() @ text_BE.float().T
-                wrong_text_B, wrong_image_B = hard(similar_BB, generator), hard(similar_BB.T, generator)
-                by_text_B = torch.rand(len(text_BL), generator=generator).to(text_BL.device) < 0.5
-                same_B = torch.arange(len(text_BL), device=text_BL.device)
-                images = torch.cat([same_B, torch.where(by_text_B, same_B, wrong_image_B)])
-                texts = torch.cat([same_B, torch.where(by_text_B, wrong_text_B, same_B)])
-            x_NLD = network.high(image_BID[images], text_BLD[texts], real_BL[texts])
-            logits_N2, right_N = self._matched(x_NLD), (images == texts).long()
-            terms["matching"], told = F.cross_entropy(logits_N2, right_N), told_right(logits_N2, right_N)
-
-            words_R, some_R = word_BL[:half].clone(), patch_BP[:half].clone()
-            words_R[1::2], some_R[::2] = False, False
-            holed_RLD = network.read(text_BL[:half].masked_fill(words_R, network.mask_id))
-            x_RLD = network.together(network.placed(patch_BPD[:half], some_R), holed_RLD, real_BL[:half])
-            terms["words"] = self._words(x_RLD, text_BL[:half], words_R)
-            terms["patches"] = self._patches(x_RLD, code_BP[:half], some_R)
-
-            written_RL = some(network.words(text_BL[rest], end=True), config.masked_captions, generator)
-            holed_RLD = network.read(text_BL[rest].masked_fill(written_RL, network.mask_id))
-            holed_RLD = network.low(None, holed_RLD, real_BL[rest], writing=True)
-            x_RLD = network.high(image_BID[rest], holed_RLD, real_BL[rest], writing=True)
-            terms["writing"] = self._words(x_RLD, text_BL[rest], written_RL)
+            similar_BB = (scale * image_BE @ text_BE.T).detach().float()
+            logits_N2, right_N = self._told(image_BID, text_BLD, real_BL, similar_BB, generator)
+            terms["matching"] = F.cross_entropy(logits_N2, right_N)
+            terms |= self._pairs(holed) | self._writing(holed, image_BID, generator)
         weights = {"contrastive": 1.0, "matching": config.matching_weight}
-        total = sum(
-            (weights.get(name, config.masked_weight) * term for name, term in terms.items()), scale.new_zeros(())
-        )
+        weighted = [weights.get(name, config.masked_weight) * term for name, term in terms.items()]
         # --8<-- [end:loss]
         parts = {name: term.detach() for name, term in terms.items()} | {"logit_scale": scale.detach()}
-        if told is not None:
-            parts["told"] = told
+        if self.joined:
+            parts["told"] = told_right(logits_N2, right_N)
         self._seen = parts
-        return Losses(total, parts)
+        return Losses(torch.stack(weighted).sum(), parts)
+
+    # --8<-- [start:tasks]
+    def _told(
+        self, image_BID: Tensor, text_BLD: Tensor, real_BL: Tensor, similar_BB: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Return logits of each pair and of a hard wrong one, and which are right; all read behind the lowest blocks."""
+        wrong_text_B, wrong_image_B = hard(similar_BB, generator), hard(similar_BB.T, generator)
+        by_text_B = torch.rand(len(text_BLD), generator=generator).to(text_BLD.device) < 0.5
+        same_B = torch.arange(len(text_BLD), device=text_BLD.device)
+        images_N = torch.cat([same_B, torch.where(by_text_B, same_B, wrong_image_B)])
+        texts_N = torch.cat([same_B, torch.where(by_text_B, wrong_text_B, same_B)])
+        x_NLD = self.network.high(image_BID[images_N], text_BLD[texts_N], real_BL[texts_N])
+        return self._matched(x_NLD), (images_N == texts_N).long()
+
+    def _alone(self, holed: Holed) -> dict[str, Tensor]:
+        """Return the losses of texts and pictures with holes, each alone, of the second half of the batch."""
+        part, network = holed.part(slice(holed.half, None)), self.network
+        x_RLD = network.together(None, network.read(part.with_holes(network.mask_id)), part.real_BL)
+        words = self._words(x_RLD, part.text_BL, part.word_BL)
+        x_RID = network.together(network.placed(part.patch_BPD, part.hole_BP), None, None)
+        return {"words_alone": words, "patches_alone": self._patches(x_RID, part.code_BP, part.hole_BP)}
+
+    def _pairs(self, holed: Holed) -> dict[str, Tensor]:
+        """Return the losses of pairs with holes, in the text or in the picture, of the first half of the batch."""
+        part, network = holed.part(slice(holed.half)), self.network
+        even_R1 = (torch.arange(len(part.text_BL), device=part.text_BL.device) % 2 == 0).unsqueeze(1)
+        part = part._replace(word_BL=part.word_BL & even_R1, hole_BP=part.hole_BP & ~even_R1)
+        text_RLD = network.read(part.with_holes(network.mask_id))
+        x_RLD = network.together(network.placed(part.patch_BPD, part.hole_BP), text_RLD, part.real_BL)
+        words = self._words(x_RLD, part.text_BL, part.word_BL)
+        return {"words": words, "patches": self._patches(x_RLD, part.code_BP, part.hole_BP)}
+
+    def _writing(self, holed: Holed, image_BID: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        """Return the loss of texts that are written, of the second half of the batch."""
+        part, network, rest = holed.part(slice(holed.half, None)), self.network, slice(holed.half, None)
+        part = part._replace(
+            word_BL=some(network.words(part.text_BL, end=True), self.config.masked_captions, generator)
+        )
+        text_RLD = network.low(None, network.read(part.with_holes(network.mask_id)), part.real_BL, writing=True)
+        x_RLD = network.high(image_BID[rest], text_RLD, part.real_BL, writing=True)
+        return {"writing": self._words(x_RLD, part.text_BL, part.word_BL)}
+
+    # --8<-- [end:tasks]
 
     def _words(self, x_BLD: Tensor, text_BL: Tensor, hidden_BL: Tensor) -> Tensor:
         """Return the mean cross entropy of the hidden words; the vectors of a text are the last of each row."""
