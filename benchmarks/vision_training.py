@@ -1,10 +1,11 @@
 """ViT and Swin trained beside transformers' own, with the same budget; and what both cost as pictures grow.
 
-``python benchmarks/vision_training.py [--steps 300] [--what peers cost] [--out benchmarks/results/curves]``
+``python benchmarks/vision_training.py [--steps 300] [--seeds 2] [--what peers cost] [--out benchmarks/results/curves]``
 
 *peers*: of each recipe (emoji sub-groups, spoken digits of an unheard speaker) our model and transformers' class of the same
 architecture are trained from the same first weights, on the same batches in the same order, by the same optimiser, in bf16
-autocast, and judged on the same held-out pictures: top-1, top-5 and the CPU seconds of the steps. What differs is rounding.
+autocast, and judged on the same held-out pictures: top-1, top-5 and the CPU seconds of the steps. What differs is rounding;
+how much that and the seed matter is said by the spread over seeds (largest less smallest) of each.
 
 *cost*: CPU seconds and operations of a forward pass of ViT-Small (patches of 16) and Swin-Tiny (patches of 4, windows of 7)
 as the side of a square picture grows, on one thread, no gradients.
@@ -42,7 +43,7 @@ from intermodal.recipes import get_recipe  # noqa: E402
 from intermodal.recipes.vision import ClassifierRecipe  # noqa: E402
 from intermodal.train.optim import build_optimizer, learning_rate  # noqa: E402
 
-RECIPES = ("vit", "swin", "vit-digits", "swin-digits")
+RECIPES = ("vit", "swin", "swin-v2", "vit-digits", "swin-digits")
 SIZES = (112, 224, 336, 448, 672, 896)
 
 
@@ -74,12 +75,27 @@ def judge(network: Any, logits_of: Any, image_NCHW: torch.Tensor, label_N: torch
     return {name: value * float(known.double().mean()) for name, value in found.items()}
 
 
-def peers(name: str, steps: int) -> dict[str, Any]:
-    """Train and judge both on one recipe's data."""
-    transformers: Any = harness.import_beside_torchvision("transformers")
+def peers(name: str, steps: int, seeds: int) -> dict[str, Any]:
+    """Train and judge both on one recipe's data, once for each seed."""
     recipe = get_recipe(name)
     assert isinstance(recipe, ClassifierRecipe)
-    recipe = recipe.replace(model__mixing=Mixing())
+    runs: dict[str, list[dict[str, float]]] = {"intermodal": [], "transformers": []}
+    for seed in range(seeds):
+        data, judged, found = pair(recipe.replace(model__mixing=Mixing(), train__seed=seed), steps)
+        for who, figures in found.items():
+            runs[who].append(figures)
+            print(f"{name}, seed {seed}, {who}: {figures}", flush=True)
+    rows: dict[str, Any] = {}
+    for who, each in runs.items():
+        rows[who] = {figure: sum(run[figure] for run in each) / seeds for figure in each[0]}
+        rows[who]["top1_spread"] = max(run["top1"] for run in each) - min(run["top1"] for run in each)
+    batch = recipe.train.batch_size
+    return {"recipe": name, "steps": steps, "seeds": seeds, "batch": batch, "data": data, "judged": judged, **rows}
+
+
+def pair(recipe: ClassifierRecipe, steps: int) -> tuple[str, int, dict[str, dict[str, float]]]:
+    """Train ours and transformers' on the same batches; return the judged data's name and size, and the figures of both."""
+    transformers: Any = harness.import_beside_torchvision("transformers")
     ours = recipe.build()
     assert isinstance(ours, PictureClassifier)
     source = recipe.source.open("train")
@@ -102,22 +118,14 @@ def peers(name: str, steps: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         export(ours, folder + "/model")  # the same first weights
         theirs = transformers.AutoModelForImageClassification.from_pretrained(folder + "/model")
-    rows = {}
+    found = {}
     for who, network, logits_of in (
         ("intermodal", ours, ours.class_logits),
         ("transformers", theirs, lambda x: theirs(x).logits),
     ):
         seconds = train(recipe, network, logits_of, batches)
-        rows[who] = {**judge(network, logits_of, image, label), "train_cpu_seconds": round(seconds, 1)}
-        print(f"{name}, {who}: {rows[who]}", flush=True)
-    return {
-        "recipe": name,
-        "steps": steps,
-        "batch": recipe.train.batch_size,
-        "data": held.name,
-        "judged": len(held),
-        **rows,
-    }
+        found[who] = {**judge(network, logits_of, image, label), "train_cpu_seconds": round(seconds, 1)}
+    return held.name, len(held), found
 
 
 def cost(sizes: tuple[int, ...]) -> list[dict[str, Any]]:
@@ -152,6 +160,7 @@ def main() -> int:
     """Run what is asked for and write it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--what", nargs="+", choices=("peers", "cost"), default=["peers", "cost"])
     parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=list(RECIPES))
     parser.add_argument("--out", type=Path, default=HERE / "results" / "curves")
@@ -164,7 +173,7 @@ def main() -> int:
     if "peers" in options.what:
         rows: list[dict[str, Any]] = []
         for name in options.recipes:
-            rows.append(peers(name, options.steps))
+            rows.append(peers(name, options.steps, options.seeds))
             write_json(options.out / "vision_peers.json", {**head, "rows": rows})
     return 0
 

@@ -262,6 +262,17 @@ def test_a_run_teaches_deit(tmp_path: Path) -> None:
     assert run.model().classify(pictures(), ["red"]).shape == (3, 1)
 
 
+def test_deits_teacher_is_trained_first_where_none_is_named(tmp_path: Path) -> None:
+    source = FolderSource(path=folder_of(tmp_path / "pictures", ("blue", "red"), 6))
+    recipe = get_recipe("deit").on(source)
+    assert recipe.teaches is not None and recipe.teaches.source == source
+    small = recipe.smoke().replace(teaches=recipe.teaches.smoke(), train__batch_size=6)
+    first, again = small.build(), small.build()
+    batch = {"image": torch.randn(6, 3, 32, 32), "label": torch.arange(6) % 2, "seed": torch.arange(6)}
+    losses = [method.train().loss(batch) for method in (first, again)]
+    assert "distillation" in losses[0].parts and losses[0].total == losses[1].total
+
+
 @pytest.mark.parametrize("kind", ["vit", "deit", "swin"])
 def test_a_trained_tower_is_taken_up_with_a_new_head(kind: str, tmp_path: Path) -> None:
     """Tower, pixels and architecture are the checkpoint's; classes are the new data's."""
