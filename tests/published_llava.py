@@ -7,6 +7,9 @@ import torch
 
 transformers = pytest.importorskip("transformers")
 
+from PIL import Image  # noqa: E402
+
+from intermodal.core.chat import Turn  # noqa: E402
 from published_language import SCALED, WORDS, published_tokenizer  # noqa: E402
 
 VISION = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2}
@@ -29,6 +32,7 @@ CASES = {
     ),
 }
 SIZE, PATCHES = 16, 16
+COLOURS = [(220, 30, 30), (30, 180, 60), (40, 60, 220), (240, 240, 20)]
 
 
 def published(name: str):
@@ -60,3 +64,22 @@ def published(name: str):
     square = {"height": SIZE, "width": SIZE}
     image = transformers.CLIPImageProcessor(size={"shortest_edge": SIZE}, crop_size=square)
     return model, tokenizer, image
+
+
+def picture(number):
+    """Return a picture of two colours, another shape for each number."""
+    image = Image.new("RGB", (20 + 3 * number, 18), COLOURS[number % 4])
+    image.paste(COLOURS[(number + 1) % 4], (0, 0, 9, 9 + number))
+    return image
+
+
+CHATS = [
+    [Turn("The old man and the blue sea?", None, (picture(0),))],
+    [Turn("red", None, (picture(1), picture(2)))],
+    [Turn("A square one?", "It rains", (picture(3),)), Turn("nobody is here", None)],
+]
+
+
+def close(found, wanted, bound):
+    assert found.shape == wanted.shape
+    assert float((found - wanted).abs().max() / wanted.abs().max()) < bound

@@ -12,6 +12,7 @@ from typing import Any
 from intermodal.core.files import read_json, write_json
 from intermodal.recipes import get_recipe, measured
 from intermodal.recipes.image_generation import GeneratorRecipe
+from intermodal.recipes.llava import LLaVARecipe
 from intermodal.train.folder import Run
 
 
@@ -26,6 +27,8 @@ def main(folder: str) -> int:
     aside: dict[str, Any] = {"expect": ()}
     if isinstance(recipe, GeneratorRecipe):
         aside["judge"] = None  # who judges changes nothing of what is judged
+    if isinstance(recipe, LLaVARecipe):
+        aside["text_only"] = None  # nor does what stands beside it
     if recipe.replace(**aside) != get_recipe(recipe.name).replace(**aside):
         print(f"{folder} ran with settings that are not the recipe's own: nothing recorded.", file=sys.stderr)
         return 2

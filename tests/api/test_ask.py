@@ -38,6 +38,10 @@ def test_answers_are_the_models(saved) -> None:
         answer = client.post("/ask", files=sent, data={"question": ASKED}).json()
         streamed = client.post("/ask", files=sent, data={"question": ASKED, "stream": "true"}).text
         second = client.post("/ask", files=sent, data={"question": [ASKED, FRUIT], "answer": first.text}).json()
+        two = [("image", png(pictures()[0])), ("image", png(pictures()[2]))]
+        turns = {"question": [ASKED, ASKED], "answer": "it is red", "shown": [1, 1]}
+        third = client.post("/ask", files=two, data=turns).json()
+        odd = client.post("/ask", files=two, data=turns | {"shown": [1, 0]})
         bare = client.post("/ask", data={"question": FRUIT}).json()
         short = client.post("/ask", files=sent, data={"question": [ASKED, FRUIT]})
         long = client.post("/ask", files=sent, data={"question": "colour " * 99, "stream": "true"})
@@ -46,6 +50,9 @@ def test_answers_are_the_models(saved) -> None:
     assert answer["log_prob"] == pytest.approx(first.log_prob, rel=1e-4)
     assert streamed == first.text
     assert second["answer"] == model.answer([chat])[0].text and second["question"] == FRUIT
+    several = [Turn(ASKED, "it is red", (pictures()[0],)), Turn(ASKED, None, (pictures()[2],))]
+    assert third["answer"] == model.answer([several])[0].text
+    assert odd.status_code == 422 and "2 numbers that make 2 together, found [1, 0]" in odd.json()["error"]
     assert bare["answer"] == model.answer([[Turn(FRUIT)]])[0].text
     assert short.status_code == 422 and "2 questions, 0 answers" in short.json()["error"]
     assert long.status_code == 422 and "reads at most 96: shorten" in long.json()["error"]

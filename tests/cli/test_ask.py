@@ -46,5 +46,9 @@ def test_answers_are_the_models(cli, pictures, tmp_path, monkeypatch):
     chat = cli("ask", tmp_path / "llava", files[0], "--chat")
     second = llava.answer([[Turn(ASKED, first, (shown[0],)), Turn(FRUIT)]])[0].text
     assert chat.out.splitlines() == [first, second]
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{ASKED}\n{files[1]}\n{ASKED}\n"))
+    chat = cli("ask", tmp_path / "llava", files[0], "--chat")
+    turns = [Turn(ASKED, first, (shown[0],)), Turn(ASKED, None, (shown[1],))]
+    assert chat.out.splitlines() == [first, llava.answer([turns])[0].text], "a picture in a later turn"
     assert "None of the pictures" in cli("ask", tmp_path / "llava", broken, ASKED).sentence
     assert "reads at most 96: shorten" in cli("ask", tmp_path / "llava", files[0], "colour " * 90).sentence

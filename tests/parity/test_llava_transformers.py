@@ -7,7 +7,6 @@ import torch
 
 transformers = pytest.importorskip("transformers")
 
-from PIL import Image  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 
 from intermodal.core.captioning import Captioning  # noqa: E402
@@ -18,10 +17,9 @@ from intermodal.decode.generate import generate  # noqa: E402
 from intermodal.decode.stepper import TransformerStepper  # noqa: E402
 from intermodal.hub import llava  # noqa: E402
 from intermodal.hub.load import load  # noqa: E402
-from published_llava import CASES, SIZE, published  # noqa: E402
+from published_llava import CASES, CHATS, SIZE, close, picture, published  # noqa: E402
 
 PAD = 303
-COLOURS = [(220, 30, 30), (30, 180, 60), (40, 60, 220), (240, 240, 20)]
 
 
 @pytest.fixture(scope="module", params=list(CASES))
@@ -53,20 +51,6 @@ def exact(monkeypatch):
     monkeypatch.setattr(modeling_llama.LlamaRotaryEmbedding, "forward", rotation)
 
 
-def picture(number):
-    """Return a picture of two colours, another shape for each number."""
-    image = Image.new("RGB", (20 + 3 * number, 18), COLOURS[number % 4])
-    image.paste(COLOURS[(number + 1) % 4], (0, 0, 9, 9 + number))
-    return image
-
-
-CHATS = [
-    [Turn("The old man and the blue sea?", None, (picture(0),))],
-    [Turn("red", None, (picture(1), picture(2)))],
-    [Turn("A square one?", "It rains", (picture(3),)), Turn("nobody is here", None)],
-]
-
-
 def inputs(pair, chats):
     """Return what their processors make of the chats, padded on the left."""
     _, tokenizer, image, ours, _ = pair
@@ -83,11 +67,6 @@ def inputs(pair, chats):
     found = tokenizer(texts, return_tensors="pt", padding=True)
     pixels = image(shown, return_tensors="pt")["pixel_values"]
     return {"input_ids": found["input_ids"], "attention_mask": found["attention_mask"], "pixel_values": pixels}
-
-
-def close(found, wanted, bound):
-    assert found.shape == wanted.shape
-    assert float((found - wanted).abs().max() / wanted.abs().max()) < bound
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Iterator
 from typing import Annotated, Any
@@ -32,6 +33,10 @@ class Answered(BaseModel):
 
 
 Texts = Annotated[list[Annotated[str, Field(max_length=MAX_TEXT)]], Form(max_length=MAX_SAMPLES)]
+Counts = Annotated[
+    list[Annotated[int, Field(ge=0)]],
+    Form(max_length=MAX_SAMPLES, description="how many pictures each question shows; by default the first shows all"),
+]
 
 
 def add_asking(app: FastAPI, session: Session, one_at_a_time: threading.Lock) -> None:
@@ -44,11 +49,12 @@ def add_asking(app: FastAPI, session: Session, one_at_a_time: threading.Lock) ->
     """
 
     @app.post("/ask", response_model=Answered)
-    def ask(
+    def ask(  # noqa: PLR0917 - the fields of a form
         given: Annotated[dict[str, Any], Depends(given)],
         question: Texts,
         answer: Texts = [],  # noqa: B006 - FastAPI copies it
         image: Annotated[list[UploadFile], File(max_length=MAX_SAMPLES)] = [],  # noqa: B006
+        shown: Counts = [],  # noqa: B006
         stream: Annotated[bool, Form()] = False,
     ) -> Any:
         model, settings = answers(session.model, "To ask"), caption_settings(given)
@@ -57,9 +63,15 @@ def add_asking(app: FastAPI, session: Session, one_at_a_time: threading.Lock) ->
                 f"A chat has an answer to each question but the last, found {len(question)} questions, "
                 f"{len(answer)} answers."
             )
-        shown = tuple(opened(image))
-        said: list[str | None] = [*answer, None]
-        chat = [Turn(q, a, () if i else shown) for i, (q, a) in enumerate(zip(question, said, strict=True))]
+        counts = shown or [len(image), *[0] * (len(question) - 1)]
+        if len(counts) != len(question) or sum(counts) != len(image):
+            raise DataError(
+                f"shown says how many pictures each question shows: {len(question)} numbers that make {len(image)} "
+                f"together, found {counts}."
+            )
+        pictures, said = iter(opened(image)), [*answer, None]
+        parts = zip(question, said, counts, strict=True)
+        chat = [Turn(q, a, tuple(itertools.islice(pictures, count))) for q, a, count in parts]
         with one_at_a_time:
             if not stream:
                 made = model.answer([chat], settings)[0]

@@ -41,7 +41,8 @@ class Arguments(OnDevice):
     Attributes:
         model: a run, a checkpoint, a published folder or a hub id.
         words: pictures or folders of them, and last the question; with --chat pictures alone.
-        chat: read one question a line from the standard input, all about the same pictures; each answer is remembered.
+        chat: read one question a line from the standard input; the pictures are shown with the first, and a line that names
+            a picture file shows it with the next question. What was said and read before is remembered.
         beam: how many hypotheses are kept; 1, the default, answers greedily.
         temperature: draw tokens at this temperature; 0, the default, takes the most probable one.
         top_p: draw from the most probable tokens that together have this probability.
@@ -114,18 +115,22 @@ def _chat(arguments: Arguments, settings: Captioning) -> int:
         from intermodal.index.asking import answers
 
         model = answers(open_session(arguments.model, arguments.device, report).model, "To ask")
-        shown = tuple(open_image(Path(word)) for word in arguments.words)
+        shown = [open_image(Path(word)) for word in arguments.words]
     turns: list[Turn] = []
+    memory = model.memory()
     for line in sys.stdin:
         if not line.strip():
             continue
-        asked = Turn(line.strip(), None, () if turns else shown)
-        said = ""
-        for piece in model.answering([*turns, asked], settings):
+        if os.path.isfile(line.strip()):  # noqa: PTH113 - a long question is no error here
+            shown.append(open_image(Path(line.strip())))
+            continue
+        asked, said = Turn(line.strip(), None, tuple(shown)), ""
+        for piece in model.answering([*turns, asked], settings, memory):
             print(piece, end="", flush=True)
             said += piece
         print(flush=True)
         turns.append(Turn(asked.question, said.strip(), asked.pictures))
+        shown = []
     return 0
 
 

@@ -285,8 +285,18 @@ class Answers(Protocol):
         """
         ...
 
-    def answering(self, chat: Chat, settings: Captioning | None = None) -> Iterator[str]:
+    def memory(self) -> Any:
+        """Return the memory of a chat that has not begun, for :meth:`answering`."""
+        ...
+
+    def answering(self, chat: Chat, settings: Captioning | None = None, memory: Any = None) -> Iterator[str]:
         """Yield the answer to the last question in pieces, as they are written.
+
+        Args:
+            chat: all turns.
+            settings: as of :meth:`answer`.
+            memory: of this chat, from :meth:`memory`: what was read for an earlier question is not read again. The
+                answer is the same without.
 
         Raises:
             DataError: as :meth:`answer`, when the first piece is asked for.

@@ -15,6 +15,7 @@ from intermodal.core.chat import Chat, Turn
 from intermodal.core.config import Config
 from intermodal.core.errors import DataError
 from intermodal.core.fields import Field
+from intermodal.data.chat_template import answers_in, rendered
 from intermodal.data.sentences import SentenceProcessor
 
 PICTURE = "<image>"
@@ -33,6 +34,7 @@ class ChatFormat(Config):
         picture: for each picture of a question, before its words.
         after: a question, before its answer.
         answer: stands before an answer's words and is written with them; the end of a text follows them.
+        template: a published chat template (:mod:`intermodal.data.chat_template`) in the place of all others; None: none.
     """
 
     system: str = ""
@@ -40,6 +42,7 @@ class ChatFormat(Config):
     picture: str = f"{PICTURE}\n"
     after: str = " ASSISTANT:"
     answer: str = " "
+    template: str | None = None
 
     def asked(self, turn: Turn, first: bool) -> str:
         """Return a question in its frame, up to where its answer begins."""
@@ -96,8 +99,7 @@ class ChatProcessor(SentenceProcessor):
         Raises:
             DataError: if a text holds the token of a picture.
         """
-        if PICTURE in f"{turn.question}{turn.answer}":
-            raise DataError(f"{PICTURE} stands for a picture and may not be part of a text: show the picture instead.")
+        _refuse_marks(turn)
         asked = self._plain(self.form.asked(turn, first))
         answered = "" if turn.answer is None else self._plain(self.form.answer + turn.answer, keep=True)
         found = self.tokenizer.encode(asked + answered, add_special_tokens=False)
@@ -114,11 +116,38 @@ class ChatProcessor(SentenceProcessor):
         return (" " if keep and text[:1].isspace() else "") + " ".join(text.lower().split())
 
     def chat(self, chat: Chat) -> tuple[list[int], list[int]]:
-        """Return the ids of a chat, with its beginning, and what each is; the last answer may be to come."""
+        """Return the ids of a chat, with its beginning, and what each is; the last answer may be to come.
+
+        Raises:
+            DataError: if a text holds the token of a picture, or the model's chat template does not take the chat.
+        """
+        if self.form.template is not None:
+            return self._templated(chat, self.form.template)
         ids, kinds = ([], []) if self.bos_id is None else ([self.bos_id], [READ])
         for number, turn in enumerate(chat):
             more, told = self.turn(turn, number == 0)
             ids, kinds = ids + more, kinds + told
+        return ids, kinds
+
+    def _templated(self, chat: Chat, template: str) -> tuple[list[int], list[int]]:
+        """Return :meth:`chat` by a template. Of a chat that is to be answered nothing counts as written."""
+        for turn in chat:
+            _refuse_marks(turn)
+        named = {"bos_token": self.bos_id, "eos_token": self.eos_id, "pad_token": self.pad_id}
+        tokens = {name: str(self.tokenizer.id_to_token(i)) for name, i in named.items() if i is not None}
+        text = rendered(template, chat, tokens)
+        answered = chat[-1].answer is not None
+        spans = answers_in(template, chat, tokens) if answered else []
+        found = self.tokenizer.encode(text.lower() if self.lower else text, add_special_tokens=False)
+        ids, kinds = ([], []) if self.bos_id is None else ([self.bos_id], [READ])
+        if self.bos_id is not None and text.startswith(tokens["bos_token"]):
+            ids, kinds = [], []
+        for token, (start, end) in zip(found.ids, found.offsets, strict=True):
+            count = self.patches if token == self.image_id else 1
+            ids += [token] * count
+            kinds += [WRITTEN if any(start < last and first < end for first, last in spans) else READ] * count
+        if answered and ids[-1] != self.eos_id:
+            ids, kinds = [*ids, self.eos_id], [*kinds, WRITTEN]
         return ids, kinds
 
     def encode(self, value: Any) -> Tensor:
@@ -172,6 +201,11 @@ class ChatProcessor(SentenceProcessor):
 
     def _settings(self) -> tuple[Any, ...]:
         return (*super()._settings(), self.image_id, self.patches, self.form)
+
+
+def _refuse_marks(turn: Turn) -> None:
+    if PICTURE in f"{turn.question}{turn.answer}":
+        raise DataError(f"{PICTURE} stands for a picture and may not be part of a text: show the picture instead.")
 
 
 def with_picture_token(tokenizer: Tokenizer) -> tuple[Tokenizer, int]:

@@ -38,6 +38,14 @@ def side_by_side(prompts: Sequence[Tensor | Sequence[int]]) -> tuple[Tensor, Ten
     return prompt, max(lengths) - torch.tensor(lengths, device=prompt.device)
 
 
+def refuse_longer(length: int, context_length: int) -> None:
+    """Raise a DataError if a prompt of this length is longer than the context."""
+    if length > context_length:
+        raise DataError(
+            f"The prompt has {length} tokens, and the model reads at most {context_length}: shorten the prompt."
+        )
+
+
 def room(prompt: Tensor, most: int, context_length: int | None) -> int:
     """Return how many tokens can be written after a prompt, at most ``most``: the last one need not be read any more.
 
@@ -51,8 +59,5 @@ def room(prompt: Tensor, most: int, context_length: int | None) -> int:
         )
     if context_length is None:
         return most
-    if prompt.shape[1] > context_length:
-        raise DataError(
-            f"The prompt has {prompt.shape[1]} tokens, and the model reads at most {context_length}: shorten the prompt."
-        )
+    refuse_longer(prompt.shape[1], context_length)
     return min(most, context_length - prompt.shape[1] + 1)

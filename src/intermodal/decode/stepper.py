@@ -63,6 +63,7 @@ class TransformerStepper:
             all that the network knows; :meth:`CausalTransformer.logits` by default.
         padding_B: int64, how many of each prompt's first positions are nothing, where prompts of different lengths
             stand side by side (:func:`intermodal.decode.prompts.side_by_side`); None for none.
+        begun: what was read before of these sequences; prompts go on behind it, and it is changed. Without ``padding_B``.
     """
 
     def __init__(
@@ -71,16 +72,22 @@ class TransformerStepper:
         logits: Callable[[Tensor], Tensor] | None = None,
         *,
         padding_B: Tensor | None = None,
+        begun: KVCache | None = None,
     ) -> None:
         self.network, self.logits, self.padding_B = network, logits or network.logits, padding_B
+        self.begun = begun
+        self._before = 0 if begun is None else begun.length
 
     @property
     def context_length(self) -> int:
-        """The most tokens that the network reads."""
-        return self.network.config.context_length
+        """The most tokens that the network reads, behind what was read before."""
+        return self.network.config.context_length - self._before
 
     def start(self, length: int) -> KVCache:
-        """Return an empty cache."""
+        """Return an empty cache, or the one that was begun, with room for so many more."""
+        if self.begun is not None:
+            self.begun.grow(self._before + min(length, self.context_length))
+            return self.begun
         return self.network.new_cache(min(length, self.context_length), self.padding_B)
 
     def step(self, state: KVCache, tokens_BL: Tensor) -> tuple[Tensor, KVCache]:

@@ -114,12 +114,7 @@ def write_config(config: CLIPConfig) -> dict[str, Any]:
     """
     kind, image = model_type(config)
     text = config.text
-    vision_section = {
-        **_tower_section(image),
-        "image_size": image.size[0],
-        "patch_size": image.patch_size,
-        "num_channels": image.channels,
-    }
+    vision_section = _picture_section(image)
     text_section = {
         **_tower_section(text),
         "vocab_size": text.vocab_size,
@@ -265,6 +260,33 @@ def _tower(section: Mapping[str, Any]) -> dict[str, Any]:
         "mlp_width": section["intermediate_size"],
         "activation": ACTIVATION_NAMES[name],
         "norm_eps": float(section["layer_norm_eps"]),
+    }
+
+
+def write_tower(image: ViTConfig) -> dict[str, Any]:
+    """Return the data of a ``vision_config`` from which transformers builds a CLIP's picture tower by itself.
+
+    Raises:
+        CheckpointError: if its CLIPVisionModel has no such architecture.
+    """
+    wanted = {
+        "a square picture": image.size[0] == image.size[1],
+        "pool='cls'": image.pool == "cls",
+        "pre_norm=True": image.pre_norm,
+        "patch_bias=False": not image.patch_bias,
+    }
+    missing = [name for name, met in wanted.items() if not met]
+    if missing:
+        raise CheckpointError(f"transformers' CLIPVisionModel has no such tower; it would need {', '.join(missing)}.")
+    return {"model_type": "clip_vision_model", **_picture_section(image)}
+
+
+def _picture_section(image: ViTConfig) -> dict[str, Any]:
+    return {
+        **_tower_section(image),
+        "image_size": image.size[0],
+        "patch_size": image.patch_size,
+        "num_channels": image.channels,
     }
 
 

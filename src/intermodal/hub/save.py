@@ -12,7 +12,7 @@ from intermodal.core.errors import CheckpointError
 from intermodal.core.files import atomic_folder
 from intermodal.data.processors import ImageProcessor, TextProcessor
 from intermodal.data.sentences import SentenceProcessor
-from intermodal.hub import autoencoder_kl, bert, clip, ddpm, language, trocr, vision, vqmodel
+from intermodal.hub import autoencoder_kl, bert, clip, ddpm, language, llava, trocr, vision, vqmodel
 from intermodal.hub.processors import IMAGE_FILE, write_image_processor, write_text_processor
 from intermodal.hub.weights import CONFIG, DIFFUSERS
 from intermodal.hub.word2vec_format import write_word2vec
@@ -23,6 +23,7 @@ from intermodal.methods.contrastive.clip import CLIP
 from intermodal.methods.image_generation.ddpm import DDPM
 from intermodal.methods.image_tokenizers.vae import VAE
 from intermodal.methods.image_tokenizers.vqgan import VQGAN
+from intermodal.methods.vision_language.llava import LLaVA
 from intermodal.methods.vision_language.swin import Swin
 from intermodal.methods.vision_language.trocr import TrOCR
 from intermodal.methods.vision_language.vit import ViT
@@ -35,8 +36,8 @@ def export(model: Method, path: str | Path, layout: Layout = "transformers") -> 
 
     Args:
         model: a CLIP whose architecture transformers' CLIPModel or SiglipModel has, a BERT, a VAE whose latent is a map, a
-            VQGAN, a DDPM or DDIM without texts, a language decoder (GPT-2 or Llama), a ViT or Swin that tells classes, or
-            a TrOCR with a ViT or DeiT.
+            VQGAN, a DDPM or DDIM without texts, a language decoder (GPT-2 or Llama), a ViT or Swin that tells classes, a
+            LLaVA that sees through a ViT, or a TrOCR with a ViT or DeiT.
         path: the folder to write; one that is there is replaced.
         layout: ``word2vec`` and ``word2vec-text``: one file in word2vec's binary or text format, of a model with word
             vectors. ``transformers``: ``config.json``, ``model.safetensors``, and for the processors that the
@@ -63,6 +64,8 @@ def export(model: Method, path: str | Path, layout: Layout = "transformers") -> 
         return _export_language(model, path)
     if isinstance(model, ViT | Swin):
         return _export_classifier(model, path)
+    if isinstance(model, LLaVA):
+        return _export_llava(model, path)
     if isinstance(model, TrOCR):
         return _export_trocr(model, path)
     if not isinstance(model, CLIP):
@@ -120,6 +123,18 @@ def _export_classifier(model: ViT | Swin, path: str | Path) -> None:
         _write_json(folder / CONFIG, config)
         if pictures is not None:
             _write_json(folder / IMAGE_FILE, pictures)
+
+
+def _export_llava(model: LLaVA, path: str | Path) -> None:
+    """Write a LLaVA with a ViT as LlavaForConditionalGeneration, its processors as a LlavaProcessor with a chat template."""
+    config = llava.write_config(model)
+    config["dtype"] = str(next(model.parameters()).dtype).removeprefix("torch.")
+    tensors = llava.key_map(model.config).to_published({k: v.detach() for k, v in model.state_dict().items()})
+    with atomic_folder(path) as folder:
+        write_tensors(folder / WEIGHTS, tensors, metadata={"format": "pt"})
+        files = llava.write_processors(model, folder) if {"image", "chat"} <= set(model.processors) else {}
+        for name, data in {CONFIG: config, **files}.items():
+            _write_json(folder / name, data)
 
 
 def _export_trocr(model: TrOCR, path: str | Path) -> None:

@@ -54,6 +54,13 @@ class LayerCache:
         self.length = end
         return self._kept_2BHSK[0, :, :, :end], self._kept_2BHSK[1, :, :, :end]
 
+    def grow(self, capacity: int) -> None:
+        """Make room for so many positions; what is kept stays, and there is never less room than before."""
+        old, self.capacity = self._kept_2BHSK, max(capacity, self.capacity)
+        if old is not None and old.shape[3] < self.capacity:
+            self._kept_2BHSK = old.new_empty((*old.shape[:3], self.capacity, old.shape[4]))
+            self._kept_2BHSK[:, :, :, : self.length] = old[:, :, :, : self.length]
+
     def reorder(self, rows_N: Tensor) -> None:
         """Replace the sequences by those of these numbers: some may be left out, others repeated."""
         kept = self._kept_2BHSK
@@ -90,6 +97,24 @@ class KVCache:
     def length(self) -> int:
         """How many positions are kept: the place of the next one."""
         return self.layers[0].length if self.layers else 0
+
+    def grow(self, capacity: int) -> None:
+        """Make room for so many positions; what is kept stays, and there is never less room than before."""
+        for layer in self.layers:
+            layer.grow(capacity)
+        self.capacity = max(capacity, self.capacity)
+        self.pad(self.padding_B)
+
+    def forget(self, length: int) -> None:
+        """Keep the first ``length`` positions alone: what comes next stands behind those.
+
+        Raises:
+            ValueError: if fewer are kept.
+        """
+        if not 0 <= length <= self.length:
+            raise ValueError(f"The cache keeps {self.length} positions, not {length}.")
+        for layer in self.layers:
+            layer.length = length
 
     def reorder(self, rows_N: Tensor) -> None:
         """Replace the sequences by those of these numbers, int64 ``(N,)``: beam search keeps some and splits others."""

@@ -71,8 +71,9 @@ def places(tower: Tower, image_BCHW: Tensor, layers: Sequence[int], *, whole: bo
 
 
 def idle(tower: Tower, layers: Sequence[int]) -> tuple[str, ...]:
-    """Return prefixes of the names of parameters that :func:`places` does not use."""
+    """Return prefixes of the names of parameters that :func:`places` does not use (without ``whole``)."""
     last = max(chosen(tower.config, layers))
     if isinstance(tower, ModifiedResNet):
         return (*(f"stages.{i}." for i in range(last, depth(tower.config))), "pool.", "position_embedding")
-    return (*(f"transformer.blocks.{i}." for i in range(last, depth(tower.config))), "post_norm.", "pool.")
+    unread = ("post_norm.", "pool.") if last else ("post_norm.", "pool.", "class_token")  # no block has mixed it in yet
+    return (*(f"transformer.blocks.{i}." for i in range(last, depth(tower.config))), *unread)

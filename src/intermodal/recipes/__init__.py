@@ -30,6 +30,7 @@ RECIPES: dict[str, str] = {
     "clip-guided-flickr": "intermodal.recipes.captioners:clip_guided_flickr",
     "experts": "intermodal.recipes.experts:experts",
     "llava": "intermodal.recipes.llava:llava",
+    "llava-text": "intermodal.recipes.llava:llava_text",
     "llava-flickr": "intermodal.recipes.llava:llava_flickr",
     "trocr": "intermodal.recipes.trocr:trocr",
     "trocr-ctc": "intermodal.recipes.trocr:trocr_ctc",

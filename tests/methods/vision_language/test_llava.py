@@ -93,8 +93,79 @@ def test_an_answer_that_never_ends_is_bounded(learnt, monkeypatch):
     assert not found.ended and found.tokens == 96 - len(learnt.chats.chat(chat)[0]) + 1
 
 
+class Counting(torch.nn.Module):
+    """Counts what the network reads and the pictures that are seen."""
+
+    def __init__(self, model, monkeypatch):
+        super().__init__()
+        self.tokens = self.pictures = 0
+        network, see = model.language.network, model.see
+        hidden = network.hidden
+
+        def counted(read, *more, **named):
+            self.tokens += read.shape[1]
+            return hidden(read, *more, **named)
+
+        def seen(image):
+            self.pictures += len(image)
+            return see(image)
+
+        monkeypatch.setattr(network, "hidden", counted)
+        monkeypatch.setattr(model, "see", seen)
+
+
+def test_with_a_memory_only_what_is_new_is_read_and_answers_are_the_same(monkeypatch):
+    model = learn(tiny(), 40).double()  # not to the end: answers depend on all that is read
+    one, two = pictures()[:2]
+    counted, memory, turns, new = Counting(model, monkeypatch), model.memory(), [], []
+    for asked, shown in ((ASKED, (one,)), (FRUIT, ()), (ASKED, (two,)), (FRUIT, ())):
+        chat = [*turns, Turn(asked, None, shown)]
+        before = counted.tokens, counted.pictures
+        said = "".join(model.answering(chat, Captioning(most=5), memory))
+        new.append((counted.tokens - before[0], counted.pictures - before[1]))
+        assert said == "".join(model.answering(chat, Captioning(most=5)))
+        assert said.strip() == model.answer([chat], Captioning(most=5))[0].text
+        turns.append(Turn(asked, said.strip(), shown))
+    assert [pictures for _, pictures in new] == [1, 0, 1, 0], "no picture is seen twice"
+    ids = [len(model.chats.chat([*turns[:n], Turn(t.question, None, t.pictures)])[0]) for n, t in enumerate(turns)]
+    for (tokens, _), whole, earlier in zip(new[1:], ids[1:], ids, strict=False):
+        assert tokens <= whole - earlier + 5, "what stood before the last answer is not read again"
+    changed = [turns[0], Turn(FRUIT, "yes"), Turn(ASKED)]
+    swapped = [Turn(ASKED, turns[0].answer, (two,)), Turn(FRUIT)]
+    for chat in (changed, swapped, [Turn(FRUIT)], [Turn(ASKED, None, (one, two))]):
+        found = "".join(model.answering(chat, Captioning(most=5), memory))
+        assert found == "".join(model.answering(chat, Captioning(most=5))), "what does not fit is forgotten"
+
+
+def test_a_memory_of_an_answer_that_was_broken_off_goes_on(learnt):
+    chat = [Turn(ASKED, None, (pictures()[3],))]
+    memory = learnt.memory()
+    broken = learnt.answering(chat, None, memory)
+    next(broken)
+    del broken
+    assert "".join(learnt.answering(chat, None, memory)) == ANSWERS[3]
+    with pytest.raises(DataError, match="reads at most 96"):
+        next(learnt.answering([*[Turn(ASKED, "red " * 30)] * 4, Turn(FRUIT)], None, memory))
+    assert "".join(learnt.answering(chat, None, memory)) == ANSWERS[3]
+
+
+def test_answering_changes_the_mode_while_it_computes_alone():
+    model = tiny(stage=2).train()
+    chat = [Turn(ASKED, None, (pictures()[0],))]
+    pieces = model.answering(chat, Captioning(most=8))
+    next(pieces)
+    assert model.training and model.language.training, "in the middle of an answer"
+    del pieces
+    assert model.training and not model.tower.training
+    with pytest.raises(DataError):
+        next(model.answering([Turn(" ")]))
+    assert model.training
+    model.answer([chat])
+    assert model.training
+
+
 def test_words_look_at_places(learnt):
-    rows, grid = learnt.looks_of(pictures()[:2])
+    rows, grid = learnt.looks_of(pictures()[:2], ASKED)
     assert grid == (2, 2)
     for (_, words, looks), answer in zip(rows, ANSWERS, strict=False):
         assert words == answer.split()

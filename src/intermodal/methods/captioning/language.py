@@ -11,7 +11,7 @@ predicted.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +26,7 @@ from intermodal.core.registry import MethodCard
 from intermodal.data.processors import Processor
 from intermodal.data.sentences import SentenceProcessor
 from intermodal.decode.beam import beam_search
-from intermodal.decode.generate import GREEDY, generate, stream
+from intermodal.decode.generate import GREEDY, Token, generate, stream
 from intermodal.decode.prompts import side_by_side
 from intermodal.decode.sampling import Sampling
 from intermodal.decode.stepper import Rule, TransformerStepper
@@ -185,9 +185,14 @@ class LanguageDecoder(Method):
         """Yield what follows a prompt in pieces as they are written; together they are what :meth:`write` returns."""
         start, stepper = self._prompted([prompt])
         drawn = torch.Generator().manual_seed(seed)
-        steps = stream(stepper, start, most, sampling=sampling, generator=drawn, end=self.ends, rule=rule)
+        yield from self.pieces(
+            stream(stepper, start, most, sampling=sampling, generator=drawn, end=self.ends, rule=rule)
+        )
+
+    def pieces(self, steps: Iterable[Token]) -> Iterator[str]:
+        """Yield the text of one sequence's tokens, as soon as there is more of it."""
         made: list[Tensor] = []
-        written = ""
+        written = text = ""
         for step in steps:
             made.append(step.token_B)
             text = self.text.decode_each([torch.cat(made)], self.ends)[0]

@@ -5,7 +5,7 @@ the decoder reads in the place of tokens. A chat is one sequence, a picture so m
 decoder learns to write the answers; questions are read only.
 
 Training has two stages. In the first, the projector alone learns to speak the decoder's language; in the second, projector
-and decoder learn to answer. The tower stays as it is.
+and decoder learn to answer. The tower stays as it is, or learns in the second stage too (Li et al. 2024, LLaVA-OneVision).
 
 Shapes: B chats, N pictures, P places of a picture, D width of a place, L tokens, E the decoder's width, V tokens that there
 are, M tokens of a batch that are to be written.
@@ -13,34 +13,28 @@ are, M tokens of a batch that are to be written.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor, nn
 
-from intermodal.core.captioning import Caption, Captioning
-from intermodal.core.chat import Chat, Turn, check_chat
+from intermodal.core.chat import Turn
 from intermodal.core.config import Config
 from intermodal.core.errors import ConfigError, DataError
 from intermodal.core.fields import Field
-from intermodal.core.progress import Progress
 from intermodal.core.registry import MethodCard
-from intermodal.data.chat import FORMAT, WRITTEN, ChatFormat, ChatProcessor, pictures_of, with_picture_token
+from intermodal.data.chat import FORMAT, WRITTEN, ChatFormat, ChatProcessor, with_picture_token
 from intermodal.data.processors import Processor
-from intermodal.decode.prompts import side_by_side
-from intermodal.decode.sampling import Sampling
 from intermodal.decode.stepper import TransformerStepper
 from intermodal.losses.distances import precise
 from intermodal.methods.base import Batch, Losses, Phase
-from intermodal.methods.captioning.captioner import Captioner
 from intermodal.methods.captioning.language import LanguageConfig, LanguageDecoder
 from intermodal.methods.contrastive.clip import CLIP
+from intermodal.methods.vision_language.chatting import Chatting
 from intermodal.nn import tower as towers
 from intermodal.nn.resnet import ModifiedResNet, ResNetConfig
 from intermodal.nn.vit import VisionTransformer, ViTConfig
@@ -51,15 +45,9 @@ CARD = MethodCard(
     paper="Liu et al. 2023; Liu et al. 2024",
     cls="LLaVA",
     capabilities=("caption", "answer"),
-    recipes=("llava", "llava-flickr"),
+    recipes=("llava", "llava-text", "llava-flickr"),
     reference="transformers LlavaForConditionalGeneration",
 )
-
-BATCH = 32
-"""Chats that are answered at a time; beams count."""
-MOST = 256
-"""Tokens of an answer, where nobody says how many: an answer that never ends is cut."""
-GREEDY = Captioning()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +63,7 @@ class LLaVAConfig(Config):
         projector: ``linear`` (LLaVA) or ``mlp``, two layers with GELU between (1.5).
         bias: the projector has biases.
         stage: 1 trains the projector alone, 2 the decoder too.
+        tuned: the tower learns in stage 2, up to the layer that is read; norms over batches keep their statistics.
         describe: what is asked where a caption is wanted.
 
     Raises:
@@ -89,6 +78,7 @@ class LLaVAConfig(Config):
     projector: Literal["linear", "mlp"] = "mlp"
     bias: bool = True
     stage: Literal[1, 2] = 2
+    tuned: bool = False
     describe: str = "What is this?"
 
     def __post_init__(self) -> None:
@@ -103,7 +93,7 @@ class LLaVAConfig(Config):
         return rows * columns + (self.whole and isinstance(self.tower, ViTConfig))
 
 
-class LLaVA(Captioner):
+class LLaVA(Chatting):
     """A picture's tower, a projector and a language decoder; see the module's text.
 
     Args:
@@ -168,27 +158,22 @@ class LLaVA(Captioner):
             mine[name][: len(value)] = value
         return model
 
-    @property
-    def chats(self) -> ChatProcessor:
-        """The processor of chats.
-
-        Raises:
-            ConfigError: if there is none.
-        """
-        processor = self.processors.get("chat")
-        if not isinstance(processor, ChatProcessor):
-            raise ConfigError("This LLaVA has no tokenizer: load it with one to ask questions.")
-        return processor
-
     def phases(self) -> tuple[Phase, ...]:
-        """Return the descent of this stage: of the projector, in the second of the decoder too."""
-        return (Phase(trains=("projector.",) if self.config.stage == 1 else ("projector.", "language.")),)
+        """Return the descent of this stage: of the projector, in the second of the decoder too, and a tuned tower."""
+        config = self.config
+        trains = ("projector.",) if config.stage == 1 else ("projector.", "language.")
+        return (Phase(trains=(*trains, "tower.") if config.stage == 2 and config.tuned else trains),)
+
+    def layers_above(self, parameter: str) -> int:
+        """Return how many parts stand between a parameter and the answers, for the decay of the learning rate by layers."""
+        return int(parameter.startswith("tower."))
 
     def requires_grad_(self, requires_grad: bool = True) -> Self:
         """Ask for gradients of what this stage trains; the rest stays frozen."""
         super().requires_grad_(requires_grad)
+        idle = tuple(f"tower.{name}" for name in towers.idle(self.tower, self.config.layers))
         for name, parameter in self.named_parameters():
-            if not name.startswith(self.phases()[0].trains):
+            if name.startswith(idle) or not name.startswith(self.phases()[0].trains):
                 parameter.requires_grad_(False)
         return self
 
@@ -251,94 +236,16 @@ class LLaVA(Captioner):
 
     # --8<-- [end:loss]
 
-    def prompt(self, chats: Sequence[Chat]) -> tuple[Tensor, Tensor | None]:
-        """Return what is read before the last answers, ``(B, L, E)``, and how much of each is nothing.
-
-        Raises:
-            DataError: if a chat cannot be answered, or a picture cannot be read.
-        """
-        for chat in chats:
-            check_chat(chat)
-        shown = pictures_of(chats)
-        seen = self.see(self.pictures(shown)) if shown else None
-        rows, first = [], 0
-        for chat in chats:
-            count = len(pictures_of([chat]))
-            ids = torch.tensor([self.chats.chat(chat)[0]], device=self.device)
-            part = seen[first : first + count] if seen is not None and count else None
-            rows.append(self.mixed(ids, part)[0])
-            first += count
-        prompt, padding_B = side_by_side(rows)
-        return prompt, None if padding_B is None else padding_B.to(self.device)
-
-    @torch.no_grad()
-    def answer(
-        self, chats: Sequence[Chat], settings: Captioning | None = None, *, watch: Progress | None = None
-    ) -> list[Caption]:
-        """Return the answer to the last question of each chat.
-
-        Args:
-            chats: turns with any number of pictures, also none; all but the last turn with their answers.
-            settings: beam, temperature, length and so on; greedy by default, at most 256 tokens.
-            watch: told how far it is.
-
-        Raises:
-            DataError: if a chat cannot be answered, or is longer than the decoder's context.
-        """
-        settings = settings or GREEDY
-        made = list[Caption]()
-        with self.evaluating():
-            size = max(1, BATCH // settings.beam)
-            for first in range(0, len(chats), size):
-                prompt, padding_B = self.prompt(chats[first : first + size])
-                stepper = TransformerStepper(self.language.network, padding_B=padding_B)
-                made += self.written(
-                    stepper, prompt, settings.replace(seed=settings.seed + first, most=settings.most or MOST)
-                )
-                if watch is not None:
-                    watch("answering", len(made) / len(chats))
-        return made
-
-    @torch.no_grad()
-    def answering(self, chat: Chat, settings: Captioning | None = None) -> Iterator[str]:
-        """Yield the answer to the last question in pieces as they are written; with a beam, whole.
-
-        Raises:
-            DataError: as :meth:`answer`.
-        """
-        settings = settings or GREEDY
-        if settings.beam > 1:
-            yield self.answer([chat], settings)[0].text
-            return
-        self.eval()
-        sampling = Sampling(temperature=settings.temperature, top_k=settings.top_k, top_p=settings.top_p)
-        prompt = self.prompt([chat])[0][0]
-        first = True
-        for piece in self.language.stream(prompt, settings.most or MOST, sampling=sampling, seed=settings.seed):
-            text = piece.lstrip() if first else piece
-            first = first and not text
-            if text:
-                yield text
-
-    @property
-    def room(self) -> int:
-        """The most tokens of an answer, its end included."""
-        return self.config.language.network.context_length
-
-    @property
-    def end(self) -> int:
-        """The token that ends an answer."""
-        return self.chats.eos_id
-
-    def words(self, tokens_N: Tensor) -> str:
-        """Return the text of token ids."""
-        return self.chats.decode_each([tokens_N], self.config.language.ends)[0].strip()
-
     def begun(self, image: Tensor) -> tuple[TransformerStepper, Tensor]:
         """Return what goes on with captions of prepared pictures: with answers to the question what each is."""
         ids = self.chats.chat([Turn(self.config.describe, None, (None,))])[0]  # type: ignore[arg-type]
         ids_BL = torch.tensor([ids] * len(image), device=image.device)
         return TransformerStepper(self.language.network), self.mixed(ids_BL, self.see(image))
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of a picture's places."""
+        return towers.grid(self.config.tower, self.config.layers)
 
     @contextmanager
     def sightless(self) -> Iterator[None]:
@@ -348,35 +255,6 @@ class LLaVA(Captioner):
             yield
         finally:
             self.blind = False
-
-    @torch.no_grad()
-    def looks(self, chat: Chat) -> tuple[list[str], np.ndarray]:
-        """Return the words of the answer to a chat that shows one picture, and how each looks at its places.
-
-        Returns:
-            the words, and float32 ``(words, P)``: the decoder's attention from where each word is decided, the mean over
-            blocks and heads.
-        """
-        ids, _ = self.chats.chat(chat)
-        text = self.answer([chat])[0].text
-        prompt, _ = self.prompt([chat])
-        said = self.chats.tokenizer.encode(self.chats.form.answer + text, add_special_tokens=False).ids
-        read = torch.cat([prompt, self.language.network.embed(torch.tensor([said], device=self.device))], 1)
-        mean_LL = torch.stack([block[0].mean(0) for block in self.language.network.attention(read)]).mean(0)
-        place_P = [i for i, token in enumerate(ids) if token == self.config.image_id]
-        looks = mean_LL[len(ids) - 1 : -1][:, place_P]
-        return [self.chats.tokenizer.decode([token]).strip() for token in said], looks.float().cpu().numpy()
-
-    def looks_of(
-        self, images: Sequence[Image.Image]
-    ) -> tuple[list[tuple[Any, list[str], np.ndarray]], tuple[int, int]]:
-        """Return for each picture the words that say what it is and where each looks, and the grid of places."""
-        grid = towers.grid(self.config.tower, self.config.layers)
-        rows = []
-        for image in images:
-            words, looks = self.looks([Turn(self.config.describe, None, (image,))])
-            rows.append((image, words, looks[:, -grid[0] * grid[1] :]))
-        return rows, grid
 
     def train_flops(self, batch_size: int) -> float:
         """Return 0: the work of a step depends on how many tokens its chats hold."""
