@@ -32,6 +32,7 @@ BENCHMARKS = (
     "vision_backbones",
     "modality_experts",
     "llava",
+    "reading",
 )
 
 
