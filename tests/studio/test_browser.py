@@ -14,9 +14,16 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
+from intermodal.core.chat import Turn
+from intermodal.data.ocr import draw_line
 from intermodal.methods.contrastive.clip import CLIP
+from intermodal.recipes import get_recipe
+from toy_captioner import pictures as toy_pictures
+from toy_llava import ASKED, FRUIT, learn, tiny
 
 pytestmark = pytest.mark.browser
 CHROMIUM = shutil.which("chromium")
@@ -191,6 +198,101 @@ def test_a_person_draws(small_cfg: Any, chromium: Any, tmp_path: Path) -> None:
             page.get_by_role("button", name="Draw").click()
             page.wait_for_selector(".im-bad")
             context.close()
+
+
+@pytest.mark.parametrize("recipe", ["coca", "trocr"])
+def test_a_person_has_a_picture_described_or_read(recipe: str, chromium: Any, tmp_path: Path) -> None:
+    """The page shows what the model itself says of the picture, and that a blank page is blank."""
+    shots = Path(os.environ.get("INTERMODAL_SCREENSHOTS", tmp_path))
+    shots.mkdir(parents=True, exist_ok=True)
+    model = get_recipe(recipe).smoke().build()
+    picture = draw_line("TOTAL 7.85", np.random.default_rng(0)).convert("RGB")
+    picture.save(tmp_path / "line.png")
+    Image.new("RGB", (64, 64), "white").save(tmp_path / "blank.png")
+    place = "#im-captions" if recipe == "coca" else "#im-read"
+    said = model.caption([picture]) if recipe == "coca" else model.read([picture], cut=True)[0]
+    assert said
+    with served(model, tmp_path) as address:
+        for name, ((width, height), scheme) in SIZES.items():
+            context = chromium.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
+            page = context.new_page()
+            page.set_default_timeout(150_000)
+            page.goto(address)
+            if recipe == "coca":
+                page.get_by_role("tab", name="Caption").click()
+            page.locator("input[type=file]").last.set_input_files(str(tmp_path / "line.png"))
+            page.wait_for_selector(f"{place} .im-passages")
+            shown = page.locator(f"{place} .im-passages").inner_text()
+            assert all(" ".join((one.text or "(nothing)").split()) in " ".join(shown.split()) for one in said)
+            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "nothing sticks out"
+            page.screenshot(path=str(shots / f"studio-{name}-{recipe}.png"), full_page=True)
+            if recipe == "trocr":
+                page.get_by_label("Remove Image").or_(page.get_by_label("Clear")).first.click()
+                page.locator("input[type=file]").last.set_input_files(str(tmp_path / "blank.png"))
+                page.locator(place, has_text="the page is blank").wait_for()
+            context.close()
+
+
+def test_a_person_asks(chromium: Any, tmp_path: Path) -> None:
+    """Answers are seen while they are written, turns are remembered, a second picture joins, what is too long is refused."""
+    shots = Path(os.environ.get("INTERMODAL_SCREENSHOTS", tmp_path))
+    shots.mkdir(parents=True, exist_ok=True)
+    model = learn(tiny(), 60)
+    shown = toy_pictures()
+    for number in (0, 2):
+        shown[number].resize((64, 64)).save(tmp_path / f"{number}.png")
+    first, second = ([Turn(ASKED, None, (shown[n],))] for n in (2, 0))
+    said = [model.answer([chat])[0].text for chat in (first, second)]
+    with served(model, tmp_path) as address:
+        for name, ((width, height), scheme) in SIZES.items():
+            context = chromium.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
+            page = context.new_page()
+            page.set_default_timeout(150_000)
+            page.goto(address)
+            page.get_by_role("tab", name="Ask").click()
+            panel = page.get_by_role("tabpanel").filter(has=page.get_by_label("A question"))
+            panel.locator("input[type=file]").set_input_files(str(tmp_path / "2.png"))
+            page.wait_for_timeout(1500)
+            page.evaluate(WATCH)
+            page.get_by_label("A question").fill(ASKED)
+            page.keyboard.press("Enter")
+            answers = page.locator("#im-answers")
+            answers.filter(has_text=said[0]).wait_for()
+            seen = page.evaluate("[...window.seen]")
+            assert len([text for text in seen if ASKED in text]) > 1, f"word by word: {seen}"
+            page.get_by_label("A question").fill(FRUIT)
+            page.get_by_role("button", name="Ask", exact=True).click()
+            answers.filter(has_text=FRUIT).wait_for()
+            assert ASKED in answers.inner_text(), "the first turn stays"
+            page.wait_for_timeout(500)
+            page.screenshot(path=str(shots / f"studio-{name}-ask.png"), full_page=True)
+            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "nothing sticks out"
+
+            page.get_by_role("button", name="New chat").click()
+            answers.filter(has_text="Drop a picture").wait_for()
+            page.get_by_label("Further pictures join the chat").check()
+            page.get_by_label("A question").fill(ASKED)
+            page.keyboard.press("Enter")
+            answers.filter(has_text="[picture 1]").wait_for()
+            panel.get_by_label("Remove Image").or_(panel.get_by_label("Clear")).first.click()
+            panel.locator("input[type=file]").set_input_files(str(tmp_path / "0.png"))
+            page.wait_for_timeout(1500)
+            page.get_by_label("A question").fill(ASKED)
+            page.keyboard.press("Enter")
+            answers.filter(has_text="[picture 2]").wait_for()
+            page.get_by_label("A question").fill("colour " * 99)
+            page.keyboard.press("Enter")
+            answers.filter(has_text="shorten the prompt").wait_for()
+            context.close()
+
+
+WATCH = """() => {
+    window.seen = new Set();
+    const place = document.querySelector("#im-answers");
+    new MutationObserver(() => window.seen.add(place.innerText)).observe(
+        place, {childList: true, subtree: true, characterData: true});
+}"""
+"""Notes every state of the answers."""
 
 
 def test_a_person_listens(tones: ModuleType, chromium: Any, tmp_path: Path) -> None:
