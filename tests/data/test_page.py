@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image, ImageDraw
 
-from intermodal.core.errors import DataError
-from intermodal.data.ocr import DrawnLines, RenderedLines, draw_line, drawable, made_up
+from intermodal.core.errors import ConfigError, DataError
+from intermodal.data.ocr import DrawnLines, ReceiptLines, RenderedLines, draw_line, drawable, made_up, wear_line
 from intermodal.data.page import lines, otsu
 
 
@@ -83,3 +87,56 @@ def test_text_that_no_font_has_is_named():
     with pytest.raises(DataError, match="no text"):
         draw_line("  ", np.random.default_rng(0))
     assert all(0 < len(made_up(np.random.default_rng(i), most=12)) <= 12 for i in range(50))
+
+
+def test_dots_that_stand_for_grey_paper_are_no_ink():
+    sheet = page([(20, 40, 200, 60), (20, 90, 260, 112)], paper=245)
+    dotted = lines(sheet.convert("1"))
+    assert sheet.convert("1").getextrema() == (0, 255) and len(dotted) == 2
+    for found, wanted in zip(dotted, lines(sheet), strict=True):
+        assert max(abs(a - b) for a, b in zip(found, wanted, strict=True)) <= 3
+
+
+def test_a_real_line_worn_once_more_differs_each_time_and_keeps_its_ink():
+    line = draw_line("TOTAL 12.50", np.random.default_rng(0))
+    worn = [wear_line(line, np.random.default_rng(seed)) for seed in (1, 1, 2)]
+    assert worn[0].tobytes() == worn[1].tobytes() != worn[2].tobytes()
+    for picture in worn:
+        assert picture.height == line.height and 0.85 <= picture.width / line.width <= 1.17
+        ink = [np.percentile(grey, 75) - grey for grey in (np.asarray(p, np.float32) for p in (line, picture))]
+        assert 0.7 < ink[1].clip(20).mean() / ink[0].clip(20).mean() < 1.3
+
+
+@pytest.fixture
+def receipts(tmp_path, monkeypatch):
+    """SROIE's table in small: receipts 0 to 5 of two lines for training, 6 for validation."""
+    rows = [(f"{number}-{line}", f"receipt {number}") for number in range(7) for line in range(2)]
+    pictures = []
+    for text, _ in rows:
+        draw_line(text, np.random.default_rng(0)).save(file := io.BytesIO(), "PNG")
+        pictures.append({"bytes": file.getvalue(), "path": None})
+    table = {
+        "image": pictures,
+        "text": [text for text, _ in rows],
+        "receipt": [name for _, name in rows],
+        "split": ["validation" if name == "receipt 6" else "train" for _, name in rows],
+    }
+    pq.write_table(pa.table(table), tmp_path / "sroie-lines.parquet")
+    monkeypatch.setenv("INTERMODAL_DATA", str(tmp_path))
+
+
+@pytest.mark.usefixtures("receipts")
+def test_receipts_are_set_aside_whole_and_only_in_training_lines_are_drawn_or_worn():
+    assert len(ReceiptLines().open("train")) == 12 and len(ReceiptLines().open("validation")) == 2
+    parted = ReceiptLines(aside=3, drawn=0.5, worn=1.0)
+    train, aside = parted.open("train"), parted.open("aside")
+    assert aside.texts() == ["2-0", "2-1", "5-0", "5-1"] and not set(train.texts()) & set(aside.texts())
+    assert len(train) == 8
+    assert aside.sample(0)["image"].tobytes() == aside.sample(0)["image"].tobytes()
+    said = [train.sample(0, np.random.default_rng(seed)) for seed in range(20)]
+    assert 3 < sum(sample["text"] == "0-0" for sample in said) < 17
+    assert len({sample["image"].tobytes() for sample in said if sample["text"] == "0-0"}) > 3
+    with pytest.raises(DataError, match="aside"):
+        ReceiptLines().open("aside")
+    with pytest.raises(ConfigError, match="at least 2"):
+        ReceiptLines(aside=1)

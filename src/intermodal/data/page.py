@@ -13,7 +13,7 @@ over the width joins them), text on photographs. A page whose two classes are ha
 from __future__ import annotations
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from intermodal.core.reading import Box
 
@@ -46,8 +46,11 @@ def otsu(grey: np.ndarray) -> int:
 
 
 def ink(image: Image.Image) -> np.ndarray:
-    """Return which pixels of a picture are ink, bool (H, W); none of a blank one."""
-    grey = np.asarray(image.convert("L"))
+    """Return which pixels of a picture are ink, bool (H, W); none of a blank one.
+
+    A picture of black and white alone is smoothed first: its paper may be sprinkled with dots, which stand for grey.
+    """
+    grey = np.asarray(image.convert("L").filter(ImageFilter.BoxBlur(1)) if image.mode == "1" else image.convert("L"))
     dark = grey <= otsu(grey)
     if dark.all() or float(grey[~dark].mean()) - float(grey[dark].mean()) < LEAST_CONTRAST:
         return np.zeros(grey.shape, bool)

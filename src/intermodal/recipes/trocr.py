@@ -106,7 +106,7 @@ def trocr() -> TrOCRRecipe:
             unknown_id=0,
         ),
         optim=OptimConfig(lr=1.5e-3, weight_decay=0.05, warmup=100, ema=0.99),
-        train=TrainConfig(steps=2200, batch_size=64, precision="bf16", workers=1, log_every=20),
+        train=TrainConfig(steps=3600, batch_size=32, precision="bf16", workers=1, log_every=20),
         final_split="validation",
     )
 
