@@ -47,20 +47,22 @@ def exact(answers: Sequence[str], questions: Sequence[Question]) -> list[bool]:
 def by_kind(answers: Sequence[str], questions: Sequence[Question]) -> dict[str, float]:
     """Return the share of right answers of each kind of question, and under ``exact`` the mean over kinds.
 
-    Descriptions are left out of both, since hardly any is said word for word as somebody did: ``caption_cider`` is how much
-    they have in common with what people said (CIDEr-D). ``name_words`` is how many words names share with right ones (F1).
+    Descriptions are left out of both where there is anything else, since hardly any is said word for word as somebody did:
+    ``caption_cider`` is how much they have in common with what people said (CIDEr-D). ``name_words`` is how many words names
+    share with right ones (F1).
     """
     found: dict[str, list[bool]] = {}
     for hit, question in zip(exact(answers, questions), questions, strict=True):
         found.setdefault(question.kind, []).append(hit)
-    shares = {kind: float(np.mean(hits)) for kind, hits in found.items() if kind != "caption"}
+    kinds = [kind for kind in found if kind != "caption"] or [*found]
+    shares = {kind: float(np.mean(found[kind])) for kind in kinds}
     told = [(said, q) for said, q in zip(answers, questions, strict=True) if q.kind in ("name", "caption")]
     if "caption" in found:
         described = [(said, q.answers) for said, q in told if q.kind == "caption"]
         shares["caption_cider"] = float(np.mean(cider_d([s for s, _ in described], [a for _, a in described])))
     if "name" in found:
         shares["name_words"] = float(np.mean([words_shared(s, q.answers[0]) for s, q in told if q.kind == "name"]))
-    return {"exact": float(np.mean([shares[kind] for kind in found if kind != "caption"])), **shares}
+    return {"exact": float(np.mean([shares[kind] for kind in kinds])), **shares}
 
 
 def words_shared(said: str, right: str) -> float:
@@ -179,7 +181,7 @@ def _panels(
         ]
         gallery.append((Item(image=source.picture(index)), items))
     panels.append(Gallery("Questions and answers", "Pictures drawn at random; every question about each.", gallery))
-    looked, grid = model.looks_of([source.picture(i) for i in drawn[:LOOKED]], model.config.describe)
+    looked, grid = model.looks_of([source.picture(i) for i in drawn[:LOOKED]])
     looked = [row for row in looked if row[1]]
     if looked:
         words = (

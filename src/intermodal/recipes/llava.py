@@ -183,7 +183,7 @@ def llava() -> LLaVARecipe:
             rotate=8, scale=(0.85, 1.1), translate=0.05, brightness=0.08, contrast=0.12, saturation=0.1
         ),
         optim=OptimConfig(lr=2e-3, betas=(0.9, 0.95), weight_decay=0.1, warmup=50, layer_decay=0.2, ema=0.99),
-        train=TrainConfig(steps=3000, batch_size=32, precision="bf16", log_every=50, checkpoint_every=250),
+        train=TrainConfig(steps=1000, batch_size=32, precision="bf16", log_every=50, checkpoint_every=250),
     )
 
 

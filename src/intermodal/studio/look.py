@@ -124,6 +124,20 @@ def passages(items: Sequence[tuple[str, float | None, str]], caption: str) -> st
     return f'<p class="im-caption" role="status">{html.escape(caption)}</p><ol class="im-passages">{rows}</ol>'
 
 
+def dialogue(items: Sequence[tuple[str, str]], caption: str) -> str:
+    """Return questions, each above its answer, as a list.
+
+    Args:
+        items: question and answer.
+        caption: one line above the list.
+    """
+    rows = "".join(
+        f"<li><b>{number}</b><p><small>{html.escape(asked)}</small>{html.escape(answer)}</p></li>"
+        for number, (asked, answer) in enumerate(items, 1)
+    )
+    return f'<p class="im-caption" role="status">{html.escape(caption)}</p><ol class="im-passages">{rows}</ol>'
+
+
 def bars(items: Sequence[tuple[str, float]]) -> str:
     """Return names with their shares as bars."""
     rows = "".join(

@@ -10,6 +10,8 @@ from intermodal.core.chat import Turn
 from intermodal.core.errors import ConfigError, DataError
 from intermodal.methods.vision_language.llava import LLaVA
 from intermodal.nn import tower as towers
+from intermodal.recipes.base import OptimConfig
+from intermodal.train.optim import build_optimizer
 from toy_captioner import pictures
 from toy_llava import ANSWERS, ASKED, FRUIT, batch_of, chats, clip, language, learn, tiny
 
@@ -60,13 +62,37 @@ def test_a_chat_without_its_picture_is_read_without_it_and_several_pictures_in_t
     torch.testing.assert_close(prompt[0, places], model.see(both.flip(0)).flatten(0, 1))
 
 
-@pytest.mark.parametrize(("stage", "moves"), [(1, {"projector"}), (2, {"projector", "language"})])
-def test_each_stage_trains_what_it_should(stage, moves):
-    model = tiny(stage=stage)
+@pytest.mark.parametrize(
+    ("stage", "tuned", "moves"),
+    [
+        (1, False, {"projector"}),
+        (1, True, {"projector"}),
+        (2, False, {"projector", "language"}),
+        (2, True, {"projector", "language", "tower"}),
+    ],
+)
+def test_each_stage_trains_what_it_should(stage, tuned, moves):
+    model = tiny(stage=stage, tuned=tuned)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     learn(model, 3)
     moved = {name.split(".")[0] for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
     assert moved == moves
+    if tuned:
+        read = {n for n in before if n.startswith("tower.") and not torch.equal(model.state_dict()[n], before[n])}
+        assert not any("blocks.1." in n or "post_norm" in n for n in read), (
+            "what lies above the layer that is read stays"
+        )
+
+
+def test_a_tuned_tower_learns_at_its_share_of_the_rate():
+    model = tiny(tuned=True)
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    groups = build_optimizer(model, OptimConfig(layer_decay=0.2), model.phases()[0]).param_groups
+    share = {id(p): group["scale"] for group in groups for p in group["params"]}
+    assert {name for name, p in trained.items() if share[id(p)] == 0.2} == {
+        n for n in trained if n.startswith("tower.")
+    }
+    assert {share[id(p)] for name, p in trained.items() if not name.startswith("tower.")} == {1.0}
 
 
 def test_it_answers_what_it_has_learnt_in_turns_and_streams(learnt):

@@ -52,6 +52,11 @@ class Chatting(Captioner):
         raise NotImplementedError
 
     @property
+    def describe(self) -> str:
+        """What is asked where a caption is wanted."""
+        raise NotImplementedError
+
+    @property
     def chats(self) -> ChatProcessor:
         """The processor of chats.
 
@@ -199,12 +204,12 @@ class Chatting(Captioner):
         return [self.chats.tokenizer.decode([token]).strip() for token in said], looks.float().cpu().numpy()
 
     def looks_of(
-        self, images: Sequence[Image.Image], question: str
+        self, images: Sequence[Image.Image], question: str | None = None
     ) -> tuple[list[tuple[Any, list[str], np.ndarray]], tuple[int, int]]:
-        """Return for each picture the words of the answer to a question and where each looks, and the grid of places."""
+        """Return for each picture the words of the answer to a question (what it is) and where each looks, and the grid."""
         grid = self.grid
         rows = []
         for image in images:
-            words, looks = self.looks([Turn(question, None, (image,))])
+            words, looks = self.looks([Turn(self.describe if question is None else question, None, (image,))])
             rows.append((image, words, looks[:, -grid[0] * grid[1] :]))
         return rows, grid

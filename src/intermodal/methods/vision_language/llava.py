@@ -247,6 +247,11 @@ class LLaVA(Chatting):
         """Rows and columns of a picture's places."""
         return towers.grid(self.config.tower, self.config.layers)
 
+    @property
+    def describe(self) -> str:
+        """What is asked where a caption is wanted."""
+        return self.config.describe
+
     @contextmanager
     def sightless(self) -> Iterator[None]:
         """Read zeros in the place of pictures: what is answered then is known from the questions alone."""

@@ -16,7 +16,7 @@ from intermodal.core.errors import IntermodalError
 from intermodal.data.images import open_image
 from intermodal.index.asking import answers
 from intermodal.index.captioning import caption_settings
-from intermodal.studio.look import note, passages
+from intermodal.studio.look import dialogue, note
 from intermodal.studio.tab import Setting, Tab
 
 HINT = "Drop a picture and ask."
@@ -79,7 +79,7 @@ def shown_chat(said: Said) -> str:
     number = itertools.count(1)
     marks = ["" if file is None else f"[picture {next(number)}] " for _, _, file in said]
     rows = zip(said, marks, strict=True)
-    return passages([(answer or "(nothing)", None, mark + asked) for (asked, answer, _), mark in rows], "The chat")
+    return dialogue([(mark + asked, answer or "(nothing)") for (asked, answer, _), mark in rows], "The chat")
 
 
 TAB = Tab(title="Ask", capability="answer", order=16, build=build)
