@@ -1,11 +1,13 @@
 """What the pages of vision transformers show: the table beside transformers, the curve of costs, Swin's windows.
 
-``python docs/figures_vision.py`` draws the pictures; :func:`tables` is called by docs/build.py.
+``python docs/figures_vision.py [RUN]`` draws the pictures, of a run of the recipe ``swin`` its attention too;
+:func:`tables` is called by docs/build.py.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -66,16 +68,34 @@ def cost_picture() -> None:
 
 
 def windows_picture() -> None:
-    """Draw Swin's windows on an emoji."""
+    """Draw on an emoji the windows of a Swin of three stages."""
     from intermodal.data.emoji import EmojiSource
     from intermodal.evaluate.window_picture import draw_windows
-    from intermodal.recipes.vision import SWIN_32
+    from intermodal.nn.swin import SwinConfig
 
+    shown = SwinConfig(image_size=64, patch_size=4, width=48, depths=(2, 2, 2), heads=(2, 4, 8), window=4)
     image = EmojiSource(unit="picture").open("test").sample(1200)["image"]
-    draw_windows(SWIN_32, image).resize((1200, 984)).save(HERE / "images" / "swin-windows.png", optimize=True)
+    draw_windows(shown, image).resize((1200, 984)).save(HERE / "images" / "swin-windows.png", optimize=True)
+
+
+def attention_picture(run: str) -> None:
+    """Draw what the windows of a trained Swin look at on unseen emoji."""
+    import intermodal
+    from intermodal.data.emoji import EmojiSource
+    from intermodal.evaluate.window_picture import draw_attention
+
+    model: Any = intermodal.load(run)
+    held = EmojiSource(unit="picture").open("test")
+    images = [held.sample(i)["image"] for i in (300, 700, 1200)]
+    drawn = draw_attention(model.image, images, model.processors["image"](images))
+    drawn.resize((1200, round(1200 * drawn.height / drawn.width))).save(
+        HERE / "images" / "swin-attention.png", optimize=True
+    )
 
 
 if __name__ == "__main__":
     windows_picture()
     if COST.is_file():
         cost_picture()
+    for name in sys.argv[1:]:
+        attention_picture(name)

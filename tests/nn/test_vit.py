@@ -13,7 +13,7 @@ from intermodal.core.errors import ConfigError, DataError
 from intermodal.nn.patches import interpolate_positions
 from intermodal.nn.vit import VisionTransformer, ViTConfig, attention_rollout
 
-POOLS = ["cls", "attention", "mean"]
+POOLS = ["cls", "attention", "mean", "flat"]
 
 
 def small(**changes):
@@ -105,6 +105,41 @@ def test_flops_are_what_torch_counts(pool):
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         model(torch.zeros(1, 3, 12, 9))
     assert counter.get_total_flops() == config.flops()
+
+
+@torch.no_grad()
+def test_flat_pooling_keeps_places_apart(randomise):
+    """Patches one behind the other; of twice the size, means of 2 x 2."""
+    config = small(pool="flat", image_size=(8, 12))
+    model = VisionTransformer(config)
+    randomise(model)
+    pooled, tokens = model(torch.randn(2, 3, 8, 12))
+    assert config.output_dim == config.pooled_dim == 6 * 12
+    assert torch.equal(pooled, tokens.flatten(1))
+    pooled, tokens = model(torch.randn(2, 3, 16, 24), interpolate=True)
+    wanted = tokens.unflatten(1, (2, 2, 3, 2)).mean((2, 4)).flatten(1)
+    assert torch.allclose(pooled, wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(16, 16), (12, 21)])
+def test_convolutions_stand_in_the_place_of_patches(size):
+    """One token for each 4 x 4 pixels, begun ones too; other sizes are taken; every product is counted."""
+    config = small(image_size=16, stem=(5, 7), pre_norm=False)
+    model = VisionTransformer(config).eval()
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        _, tokens = model(torch.zeros(1, 3, *size), interpolate=True)
+    assert tokens.shape == (1, -(-size[0] // 4) * -(-size[1] // 4) + 1, 12)
+    assert counter.get_total_flops() == config.flops(*size)
+    x = torch.randn(1, 3, 16, 16)
+    layers = model.patch_embedding.layers
+    wanted = (
+        F.conv2d(x, layers[0].weight, stride=2, padding=1) / (1 + 1e-5) ** 0.5
+    )  # fresh statistics: mean 0, variance 1
+    wanted = F.conv2d(wanted.relu(), layers[3].weight, stride=2, padding=1) / (1 + 1e-5) ** 0.5
+    wanted = F.conv2d(wanted.relu(), layers[6].weight, layers[6].bias).flatten(2).transpose(1, 2)
+    assert torch.allclose(model.embed_patches(x)[:, 1:], wanted + model.position_embedding[1:], atol=1e-5)
+    with pytest.raises(ConfigError, match="patches of 4 pixels"):
+        small(stem=(5, 7), patch_size=8, image_size=16)
 
 
 def test_config_survives_json():

@@ -180,6 +180,10 @@ def write_config(model: ViT | Swin) -> dict[str, Any]:
             name = "DeiTForImageClassification" + ("WithTeacher" if model.config.distils else "")
         return {"architectures": [name], **write_tower(model.config.image), **classes}
     image = model.config.image
+    if image.pool != "mean":
+        raise CheckpointError(
+            f"transformers' Swin reads the mean of all places: image.pool must be 'mean', not {image.pool!r}."
+        )
     if image.merge != "concat":
         raise CheckpointError(f"transformers' Swin joins places by 'concat', not by {image.merge!r}.")
     sides = [image.window_of(stage) for stage in range(len(image.depths))]

@@ -93,7 +93,7 @@ def begin(tower: VisionTransformer | SwinTransformer, image_BCHW: Tensor, genera
                 first_weights(module.attention.attention, module.mlp, sum(tower.config.depths))
             elif isinstance(module, Merging):
                 torch.nn.init.normal_(module.reduction.weight, std=module.reduction.in_features**-0.5)
-    if tower.patch_embedding.bias is not None:
+    if isinstance(tower.patch_embedding, PatchEmbedding) and tower.patch_embedding.bias is not None:
         whiten(tower.patch_embedding, image_BCHW, generator)
     if isinstance(tower, VisionTransformer) and tower.config.width % 4 == 0:
         tower.position_embedding.zero_()

@@ -31,6 +31,7 @@ from intermodal.nn.linear import linear
 from intermodal.nn.patches import PatchConfig, PatchEmbedding
 from intermodal.nn.swin_windows import ContinuousBias, Gathers, Permute, TableBias, gathers
 from intermodal.nn.transformer import ACTIVATIONS, MLP, Activation, Attention, Block, block_flops
+from intermodal.nn.vit import flattened
 
 MOST_SCALE = math.log(100)
 """Of the logarithm of v2's scale of cosines (Liu et al. 2022, equation 2: a temperature of at least 0.01)."""
@@ -56,6 +57,8 @@ class SwinConfig(Config):
         mlp_ratio: the MLPs' hidden width, as a multiple of the stage's.
         merge: how four places become one: ``concat`` joins their numbers before the linear map (the paper), ``mean`` and
             ``max`` pool them.
+        pool: of the last map: ``mean`` averages its places (the paper), ``flat`` puts them one behind the other
+            (:func:`~intermodal.nn.vit.flattened`).
         channels: colour channels.
         activation: a key of ``nn.transformer.ACTIVATIONS``.
         norm_eps: the layer norms' epsilon in blocks and at the end.
@@ -76,6 +79,7 @@ class SwinConfig(Config):
     pretrained_windows: tuple[int, ...] = ()
     mlp_ratio: float = 4.0
     merge: Literal["concat", "mean", "max"] = "concat"
+    pool: Literal["mean", "flat"] = "mean"
     channels: int = 3
     activation: Activation = "gelu"
     norm_eps: float = 1e-5
@@ -111,13 +115,13 @@ class SwinConfig(Config):
 
     @property
     def output_dim(self) -> int:
-        """Width of the pooled output."""
+        """Width of the last map."""
         return self.width_of(len(self.depths) - 1)
 
     @property
     def pooled_dim(self) -> int:
         """Width of the pooled output, under the name that every image tower has."""
-        return self.output_dim
+        return self.output_dim * (math.prod(self.grids(*self.size)[-1]) if self.pool == "flat" else 1)
 
     def width_of(self, stage: int) -> int:
         """Return D of a stage."""
@@ -384,10 +388,13 @@ class SwinTransformer(nn.Module):
         """Embed pictures of any size, ``(B, C, H, W)``.
 
         Returns:
-            The pooled output ``(B, D)``, the mean of the last stage's normalised places, and those ``(B, L, D)``.
+            The pooled output, ``(B, D)`` or ``(B, L D)``, and the last stage's normalised places ``(B, L, D)``.
 
         Raises:
             DataError: as :meth:`maps`.
         """
-        x_BLD = self.norm(self.maps(image_BCHW)[-1].flatten(1, 2))
+        x_BhwD = self.norm(self.maps(image_BCHW)[-1])
+        x_BLD = x_BhwD.flatten(1, 2)
+        if self.config.pool == "flat":
+            return flattened(x_BhwD, self.config.grids(*self.config.size)[-1]), x_BLD
         return x_BLD.mean(1), x_BLD

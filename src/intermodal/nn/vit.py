@@ -6,15 +6,17 @@ B batch   C colour channels   H, W height and width in pixels   P patch size   L
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from intermodal.core.config import Config
 from intermodal.core.errors import ConfigError, DataError
 from intermodal.nn.drop_path import check_rate
-from intermodal.nn.patches import PatchConfig, PatchEmbedding, interpolate_positions
+from intermodal.nn.patches import ConvStem, PatchConfig, PatchEmbedding, interpolate_positions
 from intermodal.nn.transformer import ACTIVATIONS, MLP, Activation, Attention, Block, block_flops, build_transformer
 
 
@@ -35,10 +37,14 @@ class ViTConfig(Config):
         pre_norm: a layer norm before the first block, as CLIP has.
         patch_bias: the patch embedding has a bias, as SigLIP's has.
         pool: ``"cls"`` reads a class token (CLIP), ``"attention"`` a learnt probe that attends to the patches
-            (SigLIP), ``"mean"`` averages the patches.
+            (SigLIP), ``"mean"`` averages the patches, ``"flat"`` puts them one behind the other, so that what reads them
+            knows where each lies (of another size of picture, means over as many parts).
         qkv_bias: queries, keys and values have biases.
         distillation: with ``"cls"``: a second token after the class token, for what a teacher says (Touvron et al. 2021).
 
+        stem: channels of convolutions of stride 2 that stand in the place of the patch embedding (Xiao et al. 2021), as many
+            as make ``patch_size`` = ``2 ** len(stem)``; a size that leaves something over has one more token along it.
+            () for patches.
         drop_path: the last block's rate of stochastic depth in training, to which the others' rise from 0
             (:mod:`intermodal.nn.drop_path`).
 
@@ -58,9 +64,10 @@ class ViTConfig(Config):
     norm_eps: float = 1e-5
     pre_norm: bool = True
     patch_bias: bool = False
-    pool: Literal["cls", "attention", "mean"] = "cls"
+    pool: Literal["cls", "attention", "mean", "flat"] = "cls"
     distillation: bool = False
     qkv_bias: bool = True
+    stem: tuple[int, ...] = ()
     drop_path: float = 0.0
 
     def __post_init__(self) -> None:
@@ -74,6 +81,11 @@ class ViTConfig(Config):
             )
         if self.activation not in ACTIVATIONS:
             raise ConfigError(f"ViT: activation must be one of {list(ACTIVATIONS)}, found {self.activation!r}.")
+        if self.stem and (self.patch_size != 2 ** len(self.stem) or min(self.stem) < 1):
+            raise ConfigError(
+                f"ViT: a stem of {len(self.stem)} convolutions makes patches of {2 ** len(self.stem)} pixels, found "
+                f"patch_size {self.patch_size} and channels {self.stem}."
+            )
         if self.distillation and self.pool != "cls":
             raise ConfigError("ViT: a distillation token stands beside a class token: set pool to 'cls'.")
 
@@ -85,7 +97,13 @@ class ViTConfig(Config):
     @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns of patches."""
-        return self.size[0] // self.patch_size, self.size[1] // self.patch_size
+        return self.grid_of(*self.size)
+
+    def grid_of(self, height: int, width: int) -> tuple[int, int]:
+        """Return rows and columns of patches of a picture of this size."""
+        if self.stem:
+            return -(-height // self.patch_size), -(-width // self.patch_size)
+        return height // self.patch_size, width // self.patch_size
 
     @property
     def extra(self) -> int:
@@ -105,18 +123,22 @@ class ViTConfig(Config):
     @property
     def output_dim(self) -> int:
         """Width of the pooled output."""
-        return self.width
+        return self.width * (math.prod(self.grid) if self.pool == "flat" else 1)
 
     @property
     def pooled_dim(self) -> int:
         """Width of the pooled output, under the name that every image tower has."""
-        return self.width
+        return self.output_dim
 
     def flops(self, height: int | None = None, width: int | None = None) -> int:
         """Return the forward operations of one picture (a multiply-add is two), of the configured size or another one."""
-        places = ((height or self.size[0]) // self.patch_size) * ((width or self.size[1]) // self.patch_size)
+        high, wide = height or self.size[0], width or self.size[1]
+        places = math.prod(self.grid_of(high, wide))
         tokens = places + self.extra
-        patches = 2 * places * self.channels * self.patch_size**2 * self.width
+        patches = 2 * places * (self.stem[-1] if self.stem else self.channels * self.patch_size**2) * self.width
+        for before, after in zip((self.channels, *self.stem), self.stem, strict=False):
+            high, wide = -(-high // 2), -(-wide // 2)
+            patches += 2 * high * wide * 9 * before * after
         blocks = self.depth * block_flops(tokens, self.width, self.hidden)
         if self.pool != "attention":
             return patches + blocks
@@ -145,6 +167,18 @@ class AttentionPool(nn.Module):
         return (x_B1D + self.mlp(self.norm(x_B1D)))[:, 0]
 
 
+def flattened(x_BhwD: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Return the places of maps one behind the other, ``(B, rows * columns * D)``: who reads them knows where each lies.
+
+    Args:
+        x_BhwD: maps.
+        grid: rows and columns of places, or of the parts whose means are taken.
+    """
+    if tuple(x_BhwD.shape[1:3]) != grid:
+        x_BhwD = F.adaptive_avg_pool2d(x_BhwD.permute(0, 3, 1, 2), grid).permute(0, 2, 3, 1)
+    return x_BhwD.flatten(1)
+
+
 class VisionTransformer(nn.Module):
     """A transformer over the patches of a picture (Dosovitskiy et al. 2021, equations 1 to 4).
 
@@ -157,7 +191,11 @@ class VisionTransformer(nn.Module):
         self.config = config
         scale = config.width**-0.5
         patches = PatchConfig(size=config.patch_size)
-        self.patch_embedding = PatchEmbedding(config.channels, config.width, patches, bias=config.patch_bias)
+        self.patch_embedding: PatchEmbedding | ConvStem = (
+            ConvStem(config.channels, config.width, config.stem)
+            if config.stem
+            else PatchEmbedding(config.channels, config.width, patches, bias=config.patch_bias)
+        )
         if config.pool == "cls":
             self.class_token = nn.Parameter(scale * torch.randn(config.width))
         if config.distillation:
@@ -200,7 +238,11 @@ class VisionTransformer(nn.Module):
         if self.config.pool == "cls":
             return self.post_norm(x_BLD[:, 0]), x_BLD
         x_BLD = self.post_norm(x_BLD)
-        return (self.pool(x_BLD) if self.config.pool == "attention" else x_BLD.mean(1)), x_BLD
+        if self.config.pool == "attention":
+            return self.pool(x_BLD), x_BLD
+        if self.config.pool == "mean":
+            return x_BLD.mean(1), x_BLD
+        return flattened(x_BLD.unflatten(1, self.config.grid_of(*image_BCHW.shape[2:])), self.config.grid), x_BLD
 
     def class_tokens(self, image_BCHW: Tensor, *, interpolate: bool = False) -> Tensor:
         """Return the class token and, if there is one, the distillation token after the final norm, ``(B, 1 or 2, D)``.
@@ -237,7 +279,7 @@ class VisionTransformer(nn.Module):
         x_BLD = self.patch_embedding(image_BCHW)
         position_LD: Tensor = self.position_embedding
         if interpolate:
-            grid = self.patch_embedding.config.grid(*image_BCHW.shape[2:])
+            grid = config.grid_of(*image_BCHW.shape[2:])
             position_LD = interpolate_positions(position_LD, config.grid, grid, extra=config.extra)
         if config.pool == "cls":
             first: list[Tensor] = [self.class_token]

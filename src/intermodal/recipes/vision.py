@@ -164,10 +164,21 @@ VIT_32 = ViTConfig(
     norm_eps=1e-6,
     pre_norm=False,
     patch_bias=True,
+    pool="flat",
+    drop_path=0.1,
 )
-SWIN_32 = SwinConfig(image_size=32, patch_size=4, width=64, depths=(2, 4), heads=(2, 4), window=4)
+SWIN_32 = SwinConfig(
+    image_size=32,
+    patch_size=4,
+    width=64,
+    depths=(2, 4),
+    heads=(2, 4),
+    window=4,
+    pool="flat",
+    drop_path=0.1,
+)
 OPTIM = OptimConfig(lr=2e-3, betas=(0.9, 0.99), weight_decay=0.05, warmup=100)
-TRAIN = TrainConfig(steps=3000, batch_size=64, precision="bf16", log_every=50, checkpoint_every=1000)
+TRAIN = TrainConfig(steps=1500, batch_size=64, precision="bf16", log_every=50, checkpoint_every=500)
 DIGITS = SonagramSource(speech=SpeechSource(path=Path("fsdd"), validation_share=0.0, left_out="theo"))
 DIGIT_STEPS = 700
 HEARD = ImageAugment(translate=0.12, scale=(0.85, 1.15), contrast=0.3, brightness=0.2)
@@ -210,7 +221,7 @@ def deit() -> ClassifierRecipe:
         expect=(),
         teaches=supervised(),
         model__image__distillation=True,
-        model__image__drop_path=0.05,
+        model__image__pool="cls",
         model__mixing=Mixing(mixup=0.2, cutmix=1.0),
     )
 

@@ -147,8 +147,11 @@ def test_classes_embeddings_and_maps(kind: str) -> None:
         method.embed("text", ["a"])
 
 
-def test_swins_map_adds_up_to_the_answer() -> None:
-    method, images = build("swin").eval(), pictures(4)
+@pytest.mark.parametrize("pool", ["mean", "flat"])
+def test_swins_map_adds_up_to_the_answer(pool: Any) -> None:
+    method = Swin(SwinClassifierConfig(image=SMALL.replace(pool=pool)), processors()).eval()
+    torch.nn.init.normal_(method.head.bias)
+    images = pictures(4)
     best = method.logits_of(images).max(1).values.numpy()
     np.testing.assert_allclose(method.looks(images).mean((1, 2)), best, atol=1e-5)
 
@@ -157,6 +160,10 @@ def test_swins_map_adds_up_to_the_answer() -> None:
 @pytest.mark.parametrize("size", [(16, 16), (24, 40), (18, 21)])
 def test_other_sizes_give_classes(kind: str, size: tuple[int, int]) -> None:
     assert build(kind).class_logits(torch.randn(2, 3, *size)).shape == (2, 3)
+    if kind != "deit":
+        config = build(kind).config.replace(image__pool="flat")
+        flat = ViT(config, processors()) if kind == "vit" else Swin(config, processors())
+        assert flat.class_logits(torch.randn(2, 3, *size)).shape == (2, 3)
 
 
 @pytest.mark.parametrize("kind", ["vit", "deit", "swin"])

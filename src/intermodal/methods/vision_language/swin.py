@@ -62,7 +62,7 @@ class Swin(PictureClassifier):
         super().__init__(config, processors)
         self.image = SwinTransformer(config.image)
         quicken(self.image)
-        self.head = classifier(config.image.output_dim, len(self.classes))
+        self.head = classifier(config.image.pooled_dim, len(self.classes))
 
     def heads(self, image_BCHW: Tensor) -> tuple[Tensor, ...]:
         """Return the logits ``(B, K)`` of the one head."""
@@ -75,20 +75,25 @@ class Swin(PictureClassifier):
     @property
     def embed_dim(self) -> int:
         """How many numbers an embedding has."""
-        return self.config.image.output_dim
+        return self.config.image.pooled_dim
 
     # --8<-- [start:looks]
     @torch.no_grad()
     def looks(self, images: Sequence[Image.Image]) -> np.ndarray:
         """Return how much each place of the last map speaks for the class found, float32 ``(len(images), rows, columns)``.
 
-        The answer is the head's linear map of a mean over places, so that each place has its exact share of it (Zhou et al.
-        2016, equation 2).
+        The answer is the head's linear map of places, so that each place has its exact share of it (Zhou et al. 2016,
+        equation 2): their mean is the logit found.
         """
 
         def share(image_BCHW: Tensor) -> Tensor:
             place_BhwD = self.image.norm(self.image.maps(image_BCHW)[-1])
-            logit_BhwK = self.head(place_BhwD)
+            if self.config.image.pool == "mean":
+                logit_BhwK = self.head(place_BhwD)
+            else:
+                count = place_BhwD.shape[1] * place_BhwD.shape[2]
+                weight_KhwD = self.head.weight.unflatten(1, place_BhwD.shape[1:])
+                logit_BhwK = count * torch.einsum("bhwd,khwd->bhwk", place_BhwD, weight_KhwD) + self.head.bias
             best_B = logit_BhwK.mean((1, 2)).argmax(1)
             return logit_BhwK[torch.arange(len(best_B)), :, :, best_B]
 

@@ -70,7 +70,7 @@ class ViT(PictureClassifier):
         super().__init__(config, processors)
         self.image = VisionTransformer(config.image)
         quicken(self.image)
-        self.head = classifier(config.image.width, len(self.classes))
+        self.head = classifier(config.image.output_dim, len(self.classes))
         if config.distils:
             self.distillation_head = classifier(config.image.width, len(self.classes))
 
@@ -95,7 +95,7 @@ class ViT(PictureClassifier):
     @property
     def embed_dim(self) -> int:
         """How many numbers an embedding has."""
-        return self.config.image.width
+        return self.config.image.output_dim
 
     @torch.no_grad()
     def looks(self, images: Sequence[Image.Image]) -> np.ndarray:
