@@ -102,13 +102,13 @@ def cases(quick: bool) -> list[harness.Case]:
     """Return forward passes of the published size at two batches, and a training step of a small one."""
     size, found = "tiny" if quick else "BEiT-3-Base", []
     for what, said in (("image", "pictures"), ("text", "texts"), ("pair", "pairs")):
-        for batch in (1,) if quick else (1, 8):
+        for batch in (1,) if quick else (1, 4):
             title = f"{size}, {batch} {said}: forward"
             contenders = [
                 harness.Contender("intermodal", forward(True, size, batch, what)),
                 harness.Contender("torchscale", forward(False, size, batch, what), TORCHSCALE),
             ]
-            found.append(harness.Case(title, contenders, 1 if quick else 3))
+            found.append(harness.Case(title, contenders, 1 if quick else 2))
     size, batch = ("tiny", 4) if quick else ("small", 128)
     contenders = [
         harness.Contender("intermodal, bfloat16", training(True, size, batch)),

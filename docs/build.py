@@ -100,8 +100,9 @@ EQUATIONS = {
     "llava": r"$H_v = W\,Z_v\qquad L = -\sum_{i \in answers}\ \log p_\theta(a_i\ |\ H_v,\ q,\ a_{<i})$",
     "experts": r"$x' = x + \mathrm{attention}(\mathrm{norm}(x))\qquad "
     r"y_t = x'_t + \mathrm{mlp}_{e(t)}(\mathrm{norm}_{e(t)}(x'_t))\qquad e(t)\in\{V,\,L,\,VL\}$",
-    "experts-loss": r"$L = L_{con} + L_{match} + L_{words}\qquad "
-    r"\mathrm{wrong\ text\ of}\ i:\ j \neq i\ \sim\ e^{s\,x_i\cdot y_j}$",
+    "experts-loss": r"$L = L_{con} + L_{match} + \lambda \sum_{k} L_k\qquad "
+    r"\mathrm{wrong\ text\ of}\ i:\ j \neq i\ \sim\ q_i(j) \propto e^{s\,x_i\cdot y_j}\qquad "
+    r"L_k = -\mathrm{mean}_{t \in hidden}\ \log p(w_t\ |\ \mathrm{what\ is\ left})$",
     "trocr": r"$L = -\frac{1}{n}\sum_{i=1}^{n}\log p(w_i\,|\,w_{<i},\,\mathrm{enc}(I))\qquad "
     r"y_1 = LN(y + \mathrm{attention}(y))\qquad y_2 = LN(y_1 + \mathrm{cross}(y_1,\,\mathrm{enc}(I)))\qquad "
     r"y_3 = LN(y_2 + \mathrm{mlp}(y_2))$",

@@ -129,7 +129,7 @@ def test_every_loss_is_its_written_out_equation(layout, apart):
         nats, count = nats + more, count + n
     assert parts["patches_alone"] == pytest.approx(nats / count, rel=1e-10)
 
-    texts, images = hard(similar.float(), generator), hard(similar.float().T, generator)
+    texts, images = (hard(scores, model.hardness, generator) for scores in (similar.float(), similar.float().T))
     by_text = torch.rand(4, generator=generator) < 0.5
     nats = 0.0
     for i in range(4):
@@ -165,7 +165,9 @@ def test_every_loss_is_its_written_out_equation(layout, apart):
     apart.begin_step(4, 10)
     assert set(apart.loss(batch).parts) == {"contrastive", "words_alone", "patches_alone", "logit_scale"}
     apart.begin_step(5, 10)
-    assert "matching" in apart.loss(batch).parts
+    assert "matching" in apart.loss(batch).parts and apart.hardness == 0.0
+    apart.begin_step(7, 10)
+    assert apart.hardness == pytest.approx(0.5 * 2 / 5)
 
 
 @torch.no_grad()
@@ -261,10 +263,11 @@ def test_a_patch_read_by_convolutions_is_hidden_whole():
 def test_hard_negatives_are_drawn_by_how_similar_they_are():
     similar = torch.log(torch.tensor([[5.0, 3.0, 1.0], [1.0, 9.0, 1.0], [1.0, 1.0, 1.0]]))
     generator = torch.Generator().manual_seed(0)
-    drawn = torch.stack([hard(similar, generator) for _ in range(2000)])
-    assert not bool((drawn == torch.arange(3)).any())
-    assert float((drawn[:, 0] == 1).float().mean()) == pytest.approx(0.75, abs=0.04)
-    assert hard(torch.ones(1, 1), generator).tolist() == [0]
+    for hardness, wanted in ((1.0, 0.75), (0.4, 0.6), (0.0, 0.5)):
+        drawn = torch.stack([hard(similar, hardness, generator) for _ in range(2000)])
+        assert not bool((drawn == torch.arange(3)).any())
+        assert float((drawn[:, 0] == 1).float().mean()) == pytest.approx(wanted, abs=0.04)
+    assert hard(torch.ones(1, 1), 1.0, generator).tolist() == [0]
 
 
 @torch.no_grad()
@@ -294,14 +297,16 @@ def test_each_expert_serves_its_own_modality_and_padding_changes_nothing():
 
 @torch.no_grad()
 def test_the_first_answers_are_ordered_by_the_dual_encoders_logit_and_the_fusions_odds(monkeypatch):
-    """With wrong pairs drawn by q = softmax(dual), the best judge says log(p / q): dual + odds is the order of p."""
+    """With wrong pairs drawn from half softmax, half all, the best judge says log(p / q): log q + odds is the order of p."""
     model = tiny().eval()
     pairs = Pairs(source=None, indices=[0, 1, 2, 3], captions=[[t] for t in TEXTS], labels=[""] * 4)  # type: ignore[arg-type]
     generator = np.random.default_rng(0)
     right = generator.dirichlet(np.ones(4), 4) * 0.2 + 0.8 * np.eye(4)  # the truth, p(picture | text)
     scale = float(model.logit_scale.exp())
     similar = generator.normal(size=(4, 4)).astype(np.float32) * 0.2
-    odds = np.log(right) - scale * similar
+    noise = np.exp(scale * similar)
+    noise = 0.5 * noise / noise.sum(1, keepdims=True) + 0.5 / 4
+    odds = np.log(right / noise)
     ready = prepared(model, pictures(), pairs)
     place = {tuple(row.tolist()): i for i, row in enumerate(ready.text)}
     shown = {float(image.sum()): i for i, image in enumerate(ready.image)}
@@ -333,10 +338,7 @@ def test_four_pairs_are_learnt_and_every_use_of_the_weights_knows_them():
     image, text = model.embed("image", pictures()), model.embed("text", TEXTS)
     assert (image @ text.T).argmax(1).tolist() == [0, 1, 2, 3]
     sure = np.stack([model.match(pictures(), [t] * 4) for t in TEXTS])
-    both = float(model.logit_scale.detach().exp()) * text @ image.T + np.log(
-        sure / (1 - sure)
-    )  # wrong pairs that nobody drew
-    assert both.argmax(1).tolist() == [0, 1, 2, 3] and bool((sure.diagonal() > 0.5).all())
+    assert sure.argmax(1).tolist() == [0, 1, 2, 3] and bool((sure.diagonal() > 0.5).all())
     pairs = Pairs(source=None, indices=[0, 1, 2, 3], captions=[[t] for t in TEXTS], labels=[""] * 4)  # type: ignore[arg-type]
     ready = prepared(model, pictures(), pairs)
     figures, found = swapped(model, ready, pairs, (image, text), {}), masked(model, ready)

@@ -161,8 +161,9 @@ def reranked(
 ) -> tuple[np.ndarray, dict[str, float]]:
     """Order the first answers of the dual encoder again, both ways.
 
-    The wrong pairs of training were drawn by the dual encoder's softmax. The best judge of right against those says
-    ``log(right / softmax)``: the order of the first answers is therefore by the dual encoder's logit plus the log-odds.
+    The wrong pairs of training were drawn from ``noise``, a mixture of the dual encoder's softmax and of all alike. The best
+    judge of right against those says ``log(right / noise)``: the order of the first answers is therefore by the log-odds
+    plus ``log(noise)``.
 
     Returns:
         the scores ``(M, N)`` of pictures for texts, and figures: ``reranked_`` of this order, ``fusion_`` of the
@@ -176,8 +177,10 @@ def reranked(
         query, answer = np.repeat(np.arange(len(first)), first.shape[1]), first.reshape(-1)
         image, text = (answer, query) if way == "t2i" else (query, answer)
         sure = odds(method, ready.image[image], ready.text[text]).reshape(first.shape)
-        for name, dual in (("reranked", scale), ("fusion", 0.0)):
-            again = np.take_along_axis(scores, first, 1) * dual + sure
+        hardness, drawn = method.config.hardness, torch.from_numpy(scale * scores).softmax(1).numpy()
+        noise = hardness * drawn + (1 - hardness) / scores.shape[1]
+        for name, dual in (("reranked", np.log(np.take_along_axis(noise, first, 1))), ("fusion", 0.0)):
+            again = sure + dual
             table = scores.astype(np.float64)
             order = np.argsort(np.argsort(-again, axis=1, kind="stable"), axis=1)
             np.put_along_axis(table, first, 2.0 - order / AGAIN, 1)  # above every cosine, in the new order

@@ -114,11 +114,13 @@ def experts() -> ExpertsRecipe:
             ),
             embed_dim=128,
             masked_weight=0.25,
-            first_apart=0.25,
+            first_apart=0.2,
         ),
         tokenizer=TokenizerConfig(kind="words", vocab_size=8192, context_length=16),
         augment=DRAWN,
         optim=OptimConfig(lr=1e-3, weight_decay=0.2, warmup=60, ema=0.99),
-        train=TrainConfig(steps=600, batch_size=128, precision="bf16", workers=1, log_every=20, eval_every=300),
+        train=TrainConfig(
+            steps=900, batch_size=128, precision="bf16", workers=1, log_every=20, eval_every=150, checkpoint_every=100
+        ),
         expect=reaches("r10", 0.18, 0.32, "300 pairs of unseen emoji concepts", 6.5),
     )

@@ -19,15 +19,17 @@ Written = tuple[list[Kept], int]
 """What is kept of each block, and how many tokens of the text are read."""
 
 
-def hard(similar_BB: Tensor, generator: torch.Generator) -> Tensor:
-    """Return for each row a wrong column, int64 ``(B,)``, drawn with the probabilities of ``softmax`` over the wrong ones.
+def hard(similar_BB: Tensor, hardness: float, generator: torch.Generator) -> Tensor:
+    """Return for each row a wrong column, int64 ``(B,)``: with the probability ``hardness`` by the softmax, else any.
 
-    What is most easily taken for the right one is drawn most often (Bao et al. 2022, section 3.2, after ALBEF).
+    The softmax over the wrong ones draws most often what is most easily taken for the right one (Bao et al. 2022, section
+    3.2, after ALBEF). Of such alone, a fusion that knows no more than the dual encoder can tell nothing.
     """
     size = len(similar_BB)
     if size < 2:
         return torch.zeros(size, dtype=torch.int64, device=similar_BB.device)
     wrong_BB = similar_BB.cpu().fill_diagonal_(float("-inf")).softmax(1)
+    wrong_BB = hardness * wrong_BB + (1 - hardness) / (size - 1) * (1 - torch.eye(size))
     return torch.multinomial(wrong_BB, 1, generator=generator).squeeze(1).to(similar_BB.device)
 
 

@@ -72,6 +72,7 @@ class ExpertsMethodConfig(Config):
         masked_weight: of each of the losses of hidden words and patches.
         first_apart: the first share of the training, in which pictures and texts are only read apart (as VLMo is trained in
             stages): matching, pairs with holes, and writing come behind it.
+        hardness: the share of wrong pairs that the dual encoder draws in the end; at first all are drawn evenly.
         init_logit_scale: the learnt scale's first value, before the logarithm.
 
     Raises:
@@ -89,12 +90,15 @@ class ExpertsMethodConfig(Config):
     matching_weight: float = 1.0
     masked_weight: float = 1.0
     first_apart: float = 0.0
+    hardness: float = 0.5
     init_logit_scale: float = 1 / 0.07
 
     def __post_init__(self) -> None:
         shares = (self.masked, self.masked_patches, self.masked_captions)
         if not all(0 < share < 1 for share in shares) or min(self.matching_weight, self.masked_weight) < 0:
             raise ConfigError("Experts: masked shares must be in 0..1, and the losses' weights not negative.")
+        if not 0 <= self.hardness <= 1:
+            raise ConfigError(f"Experts: hardness is a share, from 0 to 1, found {self.hardness}.")
         if set(self.heads) - set(HEADS) or not 0 <= self.first_apart < 1:
             raise ConfigError(f"Experts: heads are some of {', '.join(HEADS)}, and first_apart is from 0 to below 1.")
         if "matching" in self.heads and "contrast" not in self.heads:
@@ -139,12 +143,14 @@ class Experts(TextCaptioner):
         if "codes" in config.heads:
             self.patch_codes = PatchCodes(network.patch_size, config.code_cells, config.codes)
             self.code_head = nn.Linear(network.width, config.codes)
-        self.joined = True
+        self.joined, self.hardness = True, config.hardness
         self._seen: dict[str, Tensor] = {}
 
     def begin_step(self, step: int, steps: int) -> None:
-        """Read pictures and texts apart at first; see ``config.first_apart``."""
-        self.joined = step >= self.config.first_apart * steps
+        """Read pictures and texts apart at first, and then draw ever harder wrong pairs."""
+        first = self.config.first_apart * steps
+        self.joined = step >= first
+        self.hardness = self.config.hardness * min(max(step - first, 0.0) / max(steps - first, 1.0), 1.0)
 
     # --8<-- [start:loss]
     def loss(self, batch: Batch) -> Losses:
@@ -187,7 +193,8 @@ class Experts(TextCaptioner):
         self, image_BID: Tensor, text_BLD: Tensor, real_BL: Tensor, similar_BB: Tensor, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
         """Return logits of each pair and of a hard wrong one, and which are right; all read behind the lowest blocks."""
-        wrong_text_B, wrong_image_B = hard(similar_BB, generator), hard(similar_BB.T, generator)
+        wrong_text_B = hard(similar_BB, self.hardness, generator)
+        wrong_image_B = hard(similar_BB.T, self.hardness, generator)
         by_text_B = torch.rand(len(text_BLD), generator=generator).to(text_BLD.device) < 0.5
         same_B = torch.arange(len(text_BLD), device=text_BLD.device)
         images_N = torch.cat([same_B, torch.where(by_text_B, same_B, wrong_image_B)])
