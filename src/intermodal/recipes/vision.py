@@ -211,17 +211,17 @@ def vit() -> ClassifierRecipe:
 
 
 def deit() -> ClassifierRecipe:
-    """DeiT: the same on mixed pictures, with a second token whose head learns from a teacher.
+    """DeiT's training: the same on mixed pictures, with a second head that learns from a teacher.
 
     ``intermodal train deit``; with a teacher of your own, ``--teacher runs/teacher``. Otherwise the teacher, the ResNet of
-    the recipe ``supervised``, is trained first (0.8 CPU minutes).
+    the recipe ``supervised``, is trained first (0.8 CPU minutes). The paper's two tokens: ``--model.no-second-head
+    --model.image.pool cls --model.image.distillation``.
     """
     return vit().replace(
         name="deit",
         expect=(),
         teaches=supervised(),
-        model__image__distillation=True,
-        model__image__pool="cls",
+        model__second_head=True,
         model__mixing=Mixing(mixup=0.2, cutmix=1.0),
     )
 

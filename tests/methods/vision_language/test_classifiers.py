@@ -109,6 +109,18 @@ def test_hard_distillation_asks_the_teacher(other: dict[str, Any]) -> None:
     assert torch.allclose(student.class_logits(batch["image"]), (first + second) / 2)
 
 
+def test_a_second_head_may_read_the_patches() -> None:
+    """Without class tokens both heads read the same features, and the answer is their mean."""
+    config = ViTClassifierConfig(image=TOWER.replace(pool="flat"), second_head=True)
+    method, image = ViT(config, processors()).eval(), batch_of()["image"]
+    features = method.features(image)
+    first, second = method.heads(image)
+    assert torch.allclose(first, method.head(features)) and torch.allclose(second, method.distillation_head(features))
+    assert features.shape == (6, 16 * 12) and torch.allclose(method.class_logits(image), (first + second) / 2)
+    with pytest.raises(ConfigError, match="pooled patches"):
+        ViTClassifierConfig(image=TOWER, second_head=True)
+
+
 def test_who_cannot_teach_is_refused() -> None:
     student = build("deit")
     contrastive = SupCon(SupConConfig(image=TOWER.replace(pool="mean")), processors())

@@ -5,7 +5,8 @@ map of what that token has become tells the class. Nothing in it knows that patc
 embeddings, which are learnt and can be interpolated to other sizes and shapes of pictures.
 
 With ``image.distillation`` a second token stands beside the class token and learns what a teacher says (Touvron et al.
-2021); the answer is the mean of both heads.
+2021); the answer is the mean of both heads. Without class tokens the head reads the patches, and ``second_head`` is a second
+one for the teacher.
 
 Shapes: B pictures, C, H, W channels, height and width, D width, K classes.
 """
@@ -20,6 +21,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from intermodal.core.errors import ConfigError
 from intermodal.core.registry import MethodCard
 from intermodal.data.processors import Processor
 from intermodal.methods.vision_language.classifier import ClassifierConfig, PictureClassifier, classifier
@@ -44,15 +46,27 @@ class ViTClassifierConfig(ClassifierConfig):
     Attributes:
         image: the tower.
         two_heads: a distillation token has a head of its own; without it the token only takes part.
+        second_head: without class tokens: a second head reads the pooled patches too, and learns from a teacher.
+
+    Raises:
+        ConfigError: if there are class tokens and a second head that reads patches.
     """
 
     image: ViTConfig
     two_heads: bool = True
+    second_head: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.second_head and self.image.extra:
+            raise ConfigError(
+                "model.second_head reads pooled patches: with class tokens set image.distillation instead."
+            )
 
     @property
     def distils(self) -> bool:
         """Whether there is a second head, which learns from a teacher."""
-        return self.image.distillation and self.two_heads
+        return self.second_head or (self.image.distillation and self.two_heads)
 
 
 class ViT(PictureClassifier):
@@ -72,13 +86,15 @@ class ViT(PictureClassifier):
         quicken(self.image)
         self.head = classifier(config.image.output_dim, len(self.classes))
         if config.distils:
-            self.distillation_head = classifier(config.image.width, len(self.classes))
+            self.distillation_head = classifier(config.image.output_dim, len(self.classes))
 
     # --8<-- [start:heads]
     def heads(self, image_BCHW: Tensor) -> tuple[Tensor, ...]:
-        """Return the logits ``(B, K)`` of the class token's head and, if there is one, of the distillation token's."""
+        """Return the logits ``(B, K)`` of the first head and, if there is one, of that which learns from a teacher."""
         if not self.config.image.extra:  # no class token: the tower pools its patches
-            return (self.head(self.features(image_BCHW)),)
+            feature_BF = self.features(image_BCHW)
+            first_BK = self.head(feature_BF)
+            return (first_BK, self.distillation_head(feature_BF)) if self.config.distils else (first_BK,)
         token_BLD = self.image.class_tokens(image_BCHW, interpolate=True)
         if not self.config.distils:
             return (self.head(token_BLD[:, 0]),)
