@@ -6,7 +6,7 @@
 architecture are trained from the same first weights, on the same batches in the same order, by the same optimiser, in bf16
 autocast, and judged on the same held-out pictures: top-1, top-5 and the CPU seconds of the steps. What differs is rounding;
 how much that and the seed matter is said by the spread over seeds (largest less smallest) of each. The recipes' flat pooling
-and stochastic depth are left out, since transformers' classes have a class token or a mean and, but for Swin, no depth to drop.
+and stochastic depth are left out: transformers' classes have a class token or a mean and, but for Swin, no depth to drop.
 
 *cost*: CPU seconds and operations of a forward pass of ViT-Small (patches of 16) and Swin-Tiny (patches of 4, windows of 7)
 as the side of a square picture grows, on one thread, no gradients.

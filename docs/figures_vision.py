@@ -34,8 +34,8 @@ def tables() -> str:
             f"| {ours['train_cpu_seconds']:.0f} | {theirs['train_cpu_seconds']:.0f} |"
         )
     about = (
-        "Beside transformers' own classes: their pooling (class token, mean of places) in the place of the recipes' flat one, "
-        "the same first weights, batches, order and optimiser, bf16 autocast, no mixed pictures, no stochastic depth, a "
+        "Beside transformers' own classes: their pooling (class token, mean of places) in the place of the recipes' flat "
+        "one, the same first weights, batches, order and optimiser, bf16 autocast, no mixed pictures, no stochastic depth, a "
         "shorter budget than the recipes'; means over seeds, and behind ± half of what lies between best and "
         f"worst seed ({data['hardware']}, {data['date']}, `benchmarks/vision_training.py`).\n\n"
     )
