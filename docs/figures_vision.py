@@ -35,8 +35,8 @@ def tables() -> str:
         )
     about = (
         "Beside transformers' own classes: their pooling (class token, mean of places) in the place of the recipes' flat "
-        "one, the same first weights, batches, order and optimiser, bf16 autocast, no mixed pictures, no stochastic depth, a "
-        "shorter budget than the recipes'; means over seeds, and behind ± half of what lies between best and "
+        "one, the same first weights, batches, order and optimiser, bf16 autocast, no mixed pictures, no stochastic depth, "
+        "a shorter budget than the recipes'; means over seeds, and behind ± half of what lies between best and "
         f"worst seed ({data['hardware']}, {data['date']}, `benchmarks/vision_training.py`).\n\n"
     )
     return about + "\n".join(rows) + "\n"
