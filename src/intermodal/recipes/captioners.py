@@ -278,10 +278,12 @@ def clipcap_frozen() -> ClipCapRecipe:
 def clipcap_flickr() -> ClipCapRecipe:
     """ClipCap on Flickr8k's photographs with five captions each (needs ``INTERMODAL_DATA``).
 
-    ``intermodal train clipcap-flickr --clip RUN``, RUN being one of the recipe clip-photos.
+    ``intermodal train clip-photos --run runs/clip-photos``, then ``intermodal train clipcap-flickr``: 3 CPU minutes behind
+    that CLIP's 7. CIDEr 0.19, the nearest photograph's caption 0.11, chance 0.03.
     """
     changed = ImageAugment(flip=0.5, scale=(1.0, 1.3))
-    return _on_photographs(clipcap(), "clipcap-flickr").replace(augment=changed, train=BUDGET)
+    expect = reaches("cider", 0.15, 0.23, "742 validation photographs", 3.1)
+    return _on_photographs(clipcap(), "clipcap-flickr").replace(augment=changed, train=BUDGET, expect=expect)
 
 
 def decap() -> DeCapRecipe:
@@ -310,11 +312,13 @@ def capdec() -> DeCapRecipe:
 
 
 def decap_flickr() -> DeCapRecipe:
-    """DeCap on the captions of Flickr8k (needs ``INTERMODAL_DATA``).
+    """DeCap on the captions of Flickr8k: no photograph is seen in training (needs ``INTERMODAL_DATA``).
 
-    ``intermodal train decap-flickr --clip RUN``, RUN being one of the recipe clip-photos.
+    ``intermodal train clip-photos --run runs/clip-photos``, then ``intermodal train decap-flickr``: 2 CPU minutes behind
+    that CLIP's 7. CIDEr 0.23, the nearest photograph's caption 0.11, chance 0.03.
     """
-    return _on_photographs(decap(), "decap-flickr").replace(expect=())
+    expect = reaches("cider", 0.18, 0.28, "742 validation photographs", 2.0)
+    return _on_photographs(decap(), "decap-flickr").replace(expect=expect)
 
 
 def clip_guided() -> ClipGuidedRecipe:
