@@ -257,8 +257,11 @@ class ExpertTransformer(nn.Module):
         writing: bool = False,
     ) -> Tensor:
         """Return the vectors (B, I + L, D) of what :meth:`placed` and :meth:`read` made; see :meth:`forward`."""
-        low = self.low(image_BID, None, None, swap), self.low(None, text_BLD, real_BL, swap, writing)
-        return self.high(*low, real_BL, swap=swap, writing=writing)
+        if image_BID is not None:
+            image_BID = self.low(image_BID, None, None, swap)
+        if text_BLD is not None:
+            text_BLD = self.low(None, text_BLD, real_BL, swap, writing)
+        return self.high(image_BID, text_BLD, real_BL, swap=swap, writing=writing)
 
     def low(
         self,
@@ -267,10 +270,8 @@ class ExpertTransformer(nn.Module):
         real_BL: Tensor | None,
         swap: Swap | None = None,
         writing: bool = False,
-    ) -> Tensor | None:
+    ) -> Tensor:
         """Return a picture or a text behind the blocks that read pairs apart: once, for many pairs; see :meth:`high`."""
-        if image_BID is None and text_BLD is None:
-            return None
         x_BLD, mask = self._sequence(image_BID, text_BLD, real_BL, writing)
         for number in range(self.config.apart):
             x_BLD = self.block(number)(x_BLD, self.parts(number, _length(image_BID), _length(text_BLD), swap), mask)
