@@ -1,7 +1,7 @@
 """LLaVA answers questions about pictures, beside transformers' own generate: same weights, same tokens out.
 
-A ViT with 24 x 24 places as LLaVA 1.5's (of ViT-Base's width) and a Llama of 114 million parameters: 576 places and a
-question are read at once, then the answer is written a token at a time, greedily. The second question of a chat reads the
+ViT-Base with 14 x 14 places and a Llama of 114 million parameters: 196 places and a question are read at once, then the
+answer is written a token at a time, greedily. The second question of a chat reads the
 chat again in ``generate``; our memory of the chat reads what is new alone. Both say the same.
 """
 
@@ -24,7 +24,7 @@ from intermodal.methods.vision_language.llava import LLaVA
 
 IMAGE = 50256
 VISION = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
-SIZES = ({**VISION, "image_size": 336, "patch_size": 14}, LLAMA)
+SIZES = ({**VISION, "image_size": 224, "patch_size": 16}, LLAMA)
 TINY = (
     {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
     | {"image_size": 32, "patch_size": 8},
@@ -134,8 +134,8 @@ def further(make: Callable[[bool], Any], tiny: bool, tokens: int, *, kept: bool)
 
 def cases(quick: bool) -> list[harness.Case]:
     """Return a first question about a picture, and a second one."""
-    tokens, repeats = (4, 1) if quick else (32, 3)
-    size = "tiny" if quick else "ViT-Base at 336 pixels, Llama of 114 M"
+    tokens, repeats = (4, 1) if quick else (32, 2)
+    size = "tiny" if quick else "ViT-Base at 224 pixels, Llama of 114 M"
     return [
         harness.Case(
             f"a question about a picture, {tokens} tokens out ({size})",

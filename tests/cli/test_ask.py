@@ -50,5 +50,9 @@ def test_answers_are_the_models(cli, pictures, tmp_path, monkeypatch):
     chat = cli("ask", tmp_path / "llava", files[0], "--chat")
     turns = [Turn(ASKED, first, (shown[0],)), Turn(ASKED, None, (shown[1],))]
     assert chat.out.splitlines() == [first, llava.answer([turns])[0].text], "a picture in a later turn"
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{ASKED}\n{broken}\n{'colour ' * 90}\n{FRUIT}\n"))
+    chat = cli("ask", tmp_path / "llava", files[0], "--chat")
+    assert chat.out.splitlines() == [first, second] and chat.code
+    assert "cannot be read as a picture" in chat.err and "shorten" in chat.err, "said, and the chat goes on"
     assert "None of the pictures" in cli("ask", tmp_path / "llava", broken, ASKED).sentence
     assert "reads at most 96: shorten" in cli("ask", tmp_path / "llava", files[0], "colour " * 90).sentence

@@ -8,6 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from intermodal.core.errors import CheckpointError, ConfigError, DataError
+from intermodal.decode.generate import generate
+from intermodal.decode.stepper import TransformerStepper
 from intermodal.hub.gpt2 import key_map, read_config
 from intermodal.nn.cache import KVCache, LayerCache
 from intermodal.nn.causal import CausalConfig, CausalTransformer
@@ -104,6 +106,38 @@ def test_memory_is_allocated_once():
     assert k[:, :, 2].unique().tolist() == [5.0] and v[:, :, 2].unique().tolist() == [6.0]
     cache.reorder(torch.tensor([1, 0]))
     assert cache._kept_2BHSK.data_ptr() == first
+
+
+@torch.no_grad()
+def test_a_cache_grows_forgets_and_goes_on():
+    """What is forgotten is overwritten by other tokens, as if it had never been read; growing changes nothing."""
+    network, read, other = model(), tokens(2, 8), tokens(2, 5, seed=1)
+    cache = network.new_cache(3)
+    network(read[:, :3], cache)
+    cache.grow(8)
+    cache.grow(2)
+    assert cache.capacity == 8 and cache.length == 3
+    torch.testing.assert_close(network(read[:, 3:], cache), network(read)[:, 3:], rtol=0, atol=1e-12)
+    cache.forget(2)
+    mixed = torch.cat([read[:, :2], other], 1)
+    torch.testing.assert_close(network(other, cache), network(mixed)[:, 2:], rtol=0, atol=1e-12)
+    with pytest.raises(ValueError, match="keeps 7 positions, not 8"):
+        cache.forget(8)
+
+
+@torch.no_grad()
+def test_a_stepper_goes_on_behind_what_was_read_before():
+    network, read = model(), tokens(1, 6)
+    cache = network.new_cache(0)
+    first = generate(TransformerStepper(network, begun=cache), read[:, :4], 2)
+    assert cache.length == 5, "the last token need not be read"
+    cache.forget(4)
+    whole = generate(TransformerStepper(network), read, 6)
+    assert torch.equal(generate(TransformerStepper(network, begun=cache), read[:, 4:], 6), whole)
+    assert torch.equal(first, generate(TransformerStepper(network), read[:, :4], 2))
+    cache.forget(4)
+    with pytest.raises(DataError, match="reads at most 8"):
+        generate(TransformerStepper(network, begun=cache), tokens(1, 9), 1)
 
 
 def test_what_a_cache_refuses():

@@ -42,7 +42,8 @@ class Arguments(OnDevice):
         model: a run, a checkpoint, a published folder or a hub id.
         words: pictures or folders of them, and last the question; with --chat pictures alone.
         chat: read one question a line from the standard input; the pictures are shown with the first, and a line that names
-            a picture file shows it with the next question. What was said and read before is remembered.
+            a picture file shows it with the next question. What was said and read before is remembered; what cannot be
+            answered is said so, and the chat goes on.
         beam: how many hypotheses are kept; 1, the default, answers greedily.
         temperature: draw tokens at this temperature; 0, the default, takes the most probable one.
         top_p: draw from the most probable tokens that together have this probability.
@@ -111,27 +112,31 @@ def _ask(arguments: Arguments, inputs: list[Path], question: str, settings: Capt
 def _chat(arguments: Arguments, settings: Captioning) -> int:
     with progress() as report:
         from intermodal.core.chat import Turn
+        from intermodal.core.errors import IntermodalError
         from intermodal.data.images import open_image
         from intermodal.index.asking import answers
 
         model = answers(open_session(arguments.model, arguments.device, report).model, "To ask")
         shown = [open_image(Path(word)) for word in arguments.words]
     turns: list[Turn] = []
-    memory = model.memory()
-    for line in sys.stdin:
-        if not line.strip():
+    memory, code = model.memory(), 0
+    for line in filter(str.strip, sys.stdin):
+        try:
+            if os.path.isfile(line.strip()):  # noqa: PTH113 - a long question is no error here
+                shown.append(open_image(Path(line.strip())))
+                continue
+            asked, said = Turn(line.strip(), None, tuple(shown)), ""
+            for piece in model.answering([*turns, asked], settings, memory):
+                print(piece, end="", flush=True)
+                said += piece
+        except IntermodalError as error:
+            errors().print(f"intermodal: {error}", markup=False)
+            code = error.exit_code
             continue
-        if os.path.isfile(line.strip()):  # noqa: PTH113 - a long question is no error here
-            shown.append(open_image(Path(line.strip())))
-            continue
-        asked, said = Turn(line.strip(), None, tuple(shown)), ""
-        for piece in model.answering([*turns, asked], settings, memory):
-            print(piece, end="", flush=True)
-            said += piece
         print(flush=True)
         turns.append(Turn(asked.question, said.strip(), asked.pictures))
         shown = []
-    return 0
+    return code
 
 
 def _write(sink: Any, name: str | None, question: str, answer: Any, *, alone: bool) -> None:
