@@ -193,10 +193,11 @@ def expected(
 
 
 def vit() -> ClassifierRecipe:
-    """A vision transformer of 4 x 4 patches that tells the emoji's sub-groups: 3.2 CPU minutes, 0.177 of unseen concepts.
+    """A vision transformer of 8 x 8 patches that tells the emoji's sub-groups: 2.1 CPU minutes, 0.295 of unseen concepts.
 
-    ``intermodal train vit``. The nearest raw pixels reach 0.245: on 7,701 pictures and from nothing, a network that has to
-    learn what neighbours are stays behind them. ``--data FOLDER`` trains it on your own pictures, one folder for each class.
+    ``intermodal train vit``. The nearest raw pixels reach 0.245, a linear probe of the ``supervised`` ResNet 0.299. The head
+    reads all patches, each in its place (``pool="flat"``); with a class token alone the same budget stays below the pixels.
+    ``--data FOLDER`` trains it on your own pictures, one folder for each class; ``--start PATH`` goes on from a trained tower.
     """
     return ClassifierRecipe(
         name="vit",
@@ -206,7 +207,7 @@ def vit() -> ClassifierRecipe:
         augment=MOVED,
         optim=OPTIM,
         train=TRAIN,
-        expect=expected(0.177, 3.2),
+        expect=expected(0.295, 2.1),
     )
 
 
