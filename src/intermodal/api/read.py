@@ -12,8 +12,7 @@ from intermodal.api.limits import MAX_INPUTS
 from intermodal.api.uploads import names_of, opened
 from intermodal.core.captioning import MOST_BEAM, MOST_LENGTH
 from intermodal.core.reading import text_of
-from intermodal.index.captioning import caption_settings
-from intermodal.index.reading import reads
+from intermodal.index.reading import reading_settings, reads
 from intermodal.index.session import Session
 
 
@@ -58,7 +57,8 @@ def add_reading(app: FastAPI, session: Session, one_at_a_time: threading.Lock) -
         beam: Annotated[int | None, Form(ge=1, le=MOST_BEAM)] = None,
         length: Annotated[int | None, Form(ge=1, le=MOST_LENGTH)] = None,
     ) -> PagesRead:
-        model, settings = reads(session.model, "To read"), caption_settings({"beam": beam, "most": length})
+        model = reads(session.model, "To read")
+        settings = reading_settings(model, {"beam": beam, "most": length})
         names, pictures = names_of(image), opened(image)
         with one_at_a_time:
             pages = model.read(pictures, settings, cut=not whole)

@@ -42,7 +42,7 @@ class Arguments(OnDevice):
         inputs: pictures, or folders of them.
         whole: each picture is one line: do not look for lines in it.
         boxes: print where each line stands before it: left, top, right and lower edge in pixels.
-        beam: how many hypotheses are kept; 1, the default, reads greedily.
+        beam: how many hypotheses are kept; 1 reads greedily. The model's own number by default.
         length: the most tokens of a line.
         output: write a line of JSON a picture (.jsonl), or the text alone (.txt), here.
         overwrite: replace what is there.
@@ -70,12 +70,16 @@ def run(argv: Sequence[str]) -> int:
     blank = read_lines = 0
     with ExitStack() as stack:
         report = stack.enter_context(progress())
-        from intermodal.index.captioning import caption_settings
-        from intermodal.index.reading import reads
+        from intermodal.core.captioning import Captioning
+        from intermodal.index.reading import reading_settings, reads
 
-        settings = caption_settings({"beam": arguments.beam, "most": arguments.length})
+        given = {"beam": arguments.beam, "most": arguments.length}
+        Captioning(
+            **{name: value for name, value in given.items() if value is not None}
+        )  # wrong numbers are said at once
         files = listed(arguments.inputs)
         model = reads(open_session(arguments.model, arguments.device, report).model, "To read")
+        settings = reading_settings(model, given)
         sink = stack.enter_context(lines_to(arguments.output))
         walk = Walk(files, f"reading {len(files):,} pictures" if len(files) > 1 else "reading", report)
         for names, pictures, within in walk.batches():

@@ -243,6 +243,11 @@ class Captions(Protocol):
 class Reads(Protocol):
     """Reads the text in pictures of pages or lines, and says where each line stands."""
 
+    @property
+    def reading(self) -> Captioning:
+        """The model's own settings."""
+        ...
+
     def read(
         self,
         images: Sequence[Image.Image],
@@ -255,7 +260,7 @@ class Reads(Protocol):
 
         Args:
             images: PIL images of any size and mode.
-            settings: beam, length and so on; greedy by default.
+            settings: beam, length and so on; None for the model's own.
             cut: pictures are pages, to be cut into lines; else each is a line, read whole.
             watch: told how far it is.
 

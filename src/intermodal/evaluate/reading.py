@@ -1,8 +1,8 @@
 """The evaluation of what reads lines of text: characters and words that are wrong, beside baselines.
 
 ``cer`` and ``wer`` are errors over units as they are written: letters of either case and punctuation count. Beside them,
-``chance_`` is the most frequent training line for every picture, and ``ctc_`` what the encoder alone spells, where it was
-taught to.
+``chance_`` is the most frequent training line for every picture, ``ctc_`` what the encoder alone spells, where it was taught
+to, and ``beam_`` what a beam finds (of encoder and decoder together, where the model joins them); ``beam_seconds`` a line.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from intermodal.data.tokenizers import UNKNOWN
 from intermodal.evaluate.encoding import Steps
 from intermodal.evaluate.reading_picture import draw_reading
 from intermodal.evaluate.result import Evaluation, Figure, Gallery, Headline, Item, Panel, Table
-from intermodal.methods.vision_language.trocr import TrOCR
+from intermodal.methods.vision_language.trocr import BEAM, TrOCR
+from intermodal.methods.writer import GREEDY
 from intermodal.metrics.speech import Errors, align, bootstrap, count, total
 
 MOST, QUICK = 2000, 200
 BATCH = 64
 SHOWN, LOOKED = 12, 3
-BEAM = 4
 SEED = 0
 
 
@@ -67,7 +67,7 @@ def evaluate_reading(
     pictures, said = [s["image"] for s in samples], [str(s["text"]) for s in samples]
     steps = Steps(progress, {"Reading": 1.0, **({"Reading with a beam": 4.0, "Drawing": 1.0} if full else {})})
     begun = time.perf_counter()
-    read, probability = _read(reader, pictures, None, steps, "Reading")
+    read, probability = _read(reader, pictures, GREEDY, steps, "Reading")
     seconds = (time.perf_counter() - begun) / len(pictures)
     metrics = rates(said, read)
     common = Counter(source.training_texts())
@@ -83,8 +83,10 @@ def evaluate_reading(
     if reader.config.ctc_weight:
         spelled = [t for i in range(0, len(pictures), BATCH) for t in reader.spelled(pictures[i : i + BATCH])]
         metrics |= rates(said, spelled, "ctc_")
-    beam, _ = _read(reader, pictures, Captioning(beam=BEAM), steps, "Reading with a beam")
-    metrics |= rates(said, beam, "beam_")
+    if reader.config.ctc_weight < 1:
+        begun = time.perf_counter()
+        beam, _ = _read(reader, pictures, Captioning(beam=BEAM), steps, "Reading with a beam")
+        metrics |= rates(said, beam, "beam_") | {"beam_seconds": (time.perf_counter() - begun) / len(pictures)}
     low, high = bootstrap(line_errors(said, read, "character"))
     metrics |= {"cer_low": low, "cer_high": high}
     steps("Drawing")
@@ -99,7 +101,7 @@ def evaluate_reading(
 
 
 def _read(
-    reader: TrOCR, pictures: list[Image.Image], settings: Captioning | None, steps: Steps, what: str
+    reader: TrOCR, pictures: list[Image.Image], settings: Captioning, steps: Steps, what: str
 ) -> tuple[list[str], list[float]]:
     report = steps.of(what)
     pages = reader.read(pictures, settings, cut=False, watch=lambda _, share: report(share))
@@ -118,14 +120,16 @@ def _panels(  # noqa: PLR0917 - one call, from above
     most: str,
 ) -> list[Panel]:
     rows: list[list[str | float | None]] = []
-    for prefix, name in (("", "greedy"), ("beam_", f"beam of {BEAM}"), ("ctc_", "encoder alone"), ("chance_", most)):
+    joined = f"beam of {BEAM}" + (", with the encoder's spelling" if reader.config.joint else "")
+    for prefix, name in (("", "greedy"), ("beam_", joined), ("ctc_", "encoder alone"), ("chance_", most)):
         if f"{prefix}cer" in metrics:
             rows.append([name, *(metrics[f"{prefix}{unit}"] for unit in ("cer", "wer", "exact"))])
     rng = np.random.default_rng(SEED)
     chosen = [int(i) for i in rng.permutation(len(said))[:SHOWN]]
     wrong = [e.rate if e.units else 0.0 for e in line_errors(said, read, "character")]
     worst = [int(i) for i in np.argsort([-w for w in wrong], kind="stable")[:SHOWN]]
-    looked = [reader.looks_of(pictures[i]) for i in chosen if len(said[i]) > 5][:LOOKED]
+    looks = [i for i in chosen if len(said[i]) > 5 and reader.config.ctc_weight < 1][:LOOKED]
+    looked = [reader.looks_of(pictures[i]) for i in looks]
     drawn = [row for row in looked if row[1]]
     shown: list[Panel] = [
         Table(

@@ -139,7 +139,10 @@ class PostNormDecoderBlock(DecoderBlock):
         seen: Tensor | None = None,
     ) -> Tensor:
         """Map (B, L, D) to (B, L, D); see :meth:`DecoderBlock.forward`."""
-        x_BLD = self.written(x_BLD, mask=mask, cache=cache)
+        return self.onward(self.written(x_BLD, mask=mask, cache=cache), context, seen)
+
+    def onward(self, x_BLD: Tensor, context: Tensor | tuple[Tensor, Tensor], seen: Tensor | None = None) -> Tensor:
+        """Return what the block makes of :meth:`written`: the last two thirds of :meth:`forward`."""
         x_BLD = self.cross_norm(x_BLD + self.dropout(self.read(x_BLD, context, seen)))
         return self.norm2(x_BLD + self.dropout(self.mlp(x_BLD)))
 

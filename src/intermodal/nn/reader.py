@@ -193,10 +193,15 @@ class ReadingDecoder(nn.Module):
         """Return logits (..., V) of vectors (..., D)."""
         return linear(x_BLD, self.token_embedding.weight if self.config.tied else self.head.weight)
 
-    def weights(self, tokens_BL: Tensor, context_BSC: Tensor) -> Tensor:
-        """Return where each token looks in each block, (B, blocks, H, L, S), which sums to one over S."""
+    def looked(self, tokens_BL: Tensor, context_BSC: Tensor, seen_BS: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return what :meth:`hidden` does, and where each token looks, (B, blocks, H, L, S), which sums to one over S."""
         x_BLD, found = self.embed(tokens_BL), []
         for block in self.layers:
-            found.append(block.cross.weights(block.written(x_BLD), context_BSC))
-            x_BLD = block(x_BLD, context_BSC)
-        return torch.stack(found, 1)
+            x_BLD = block.written(x_BLD)
+            weight_BHLS = block.cross.weights(x_BLD, context_BSC)
+            if seen_BS is not None:
+                weight_BHLS = weight_BHLS * seen_BS[:, None, None]
+                weight_BHLS = weight_BHLS / weight_BHLS.sum(-1, keepdim=True)
+            found.append(weight_BHLS)
+            x_BLD = block.onward(x_BLD, context_BSC, seen_BS)
+        return x_BLD, torch.stack(found, 1)

@@ -19,7 +19,7 @@ from intermodal.methods.base import Method
 from intermodal.methods.vision_language.trocr import TrOCR, TrOCRConfig
 from intermodal.nn.line_encoder import LineConfig
 from intermodal.nn.reader import ReaderConfig
-from intermodal.recipes.base import OptimConfig, Recipe, TrainConfig
+from intermodal.recipes.base import OptimConfig, Recipe, TrainConfig, reaches
 
 HALF = (0.5, 0.5, 0.5)
 
@@ -82,7 +82,8 @@ class TrOCRRecipe(Recipe):
 def trocr() -> TrOCRRecipe:
     """A small TrOCR on SROIE's receipt lines and drawn ones (needs ``INTERMODAL_DATA``).
 
-    ``intermodal train trocr``
+    ``intermodal train trocr``: 10 CPU minutes; on validation 7.1 % of the characters are wrong greedily, 3.8 % by a beam of
+    encoder and decoder together (the encoder alone spells 4.5 % wrong). One seed; only validation was looked at.
     """
     return TrOCRRecipe(
         name="trocr",
@@ -108,13 +109,20 @@ def trocr() -> TrOCRRecipe:
         optim=OptimConfig(lr=1.5e-3, weight_decay=0.05, warmup=100, ema=0.99),
         train=TrainConfig(steps=3600, batch_size=32, precision="bf16", workers=1, log_every=20),
         final_split="validation",
+        expect=reaches("cer", 0.04, 0.10, "SROIE lines, validation", 30.0),
     )
 
 
 def trocr_ctc() -> TrOCRRecipe:
     """The encoder of ``trocr`` alone, on the same lines for as many steps: what its CTC layer says is what is read.
 
-    ``intermodal train trocr-ctc``
+    ``intermodal train trocr-ctc``: 6 CPU minutes; 4.2 % of validation's characters are wrong.
     """
     alone = trocr()
-    return alone.replace(name="trocr-ctc", model__ctc_weight=1.0, model__joint=0.0, model__hidden=0.0)
+    return alone.replace(
+        name="trocr-ctc",
+        expect=reaches("cer", 0.03, 0.06, "SROIE lines, validation", 10.0),
+        model__ctc_weight=1.0,
+        model__joint=0.0,
+        model__hidden=0.0,
+    )

@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from intermodal.core.capabilities import Captions, Reads
 from intermodal.core.captioning import Captioning
 from intermodal.core.errors import ConfigError, DataError
 from intermodal.data.ocr import draw_line
@@ -114,6 +115,83 @@ def test_letters_and_their_order_can_be_learnt_and_looked_at():
     with pytest.raises(DataError, match="do not fit"):
         draw_reading([(image, [*said, "C"], look)])
     assert len(model.spelled(pictures)) == 4
+
+
+def batch_of(model, pictures, texts, seed=0):
+    ids = torch.stack([model.text.encode(t) for t in texts])
+    return {"image": model.pictures(pictures), "text": ids, "seed": torch.arange(len(texts)) + seed}
+
+
+def descend(model, batch, steps, rate=4e-3):
+    optimizer = torch.optim.AdamW(model.parameters(), rate)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        model.loss(batch).total.backward()
+        optimizer.step()
+
+
+def test_an_encoder_alone_learns_to_spell_and_is_read_without_a_decoder(tmp_path):
+    model = tiny(1.0).train()
+    pictures, texts = drawn("AB", "BA", "A", "BB"), ["AB", "BA", "A", "BB"]
+    descend(model, batch_of(model, pictures, texts), 150)
+    model.eval()
+    assert not any("decoder" in name for name, _ in model.named_parameters())
+    assert [page[0].text for page in model.read(pictures, cut=False)] == texts == model.spelled(pictures)
+    assert all(page[0].log_prob < 0 for page in model.read(pictures, cut=False))
+    with pytest.raises(ConfigError, match="no decoder"):
+        model.read(pictures, Captioning(beam=2), cut=False)
+    with pytest.raises(ConfigError, match="no decoder"):
+        model.looks_of(pictures[0])
+
+
+def test_a_beam_weighs_what_the_encoder_spells():
+    """The decoder of the model has learnt nothing; what the encoder has learnt decides with a weight near one."""
+    model = tiny(0.9, joint=0.99).train()
+    pictures, texts = drawn("AB", "BA", "A", "BB"), ["AB", "BA", "A", "BB"]
+    fresh = {k: v.clone() for k, v in model.decoder.state_dict().items()}
+    descend(model, batch_of(model, pictures, texts), 150)
+    model.decoder.load_state_dict(fresh)
+    model.eval()
+    together = [page[0].text for page in model.read(pictures, cut=False)]
+    assert model.reading == Captioning(beam=4) and tiny().reading == Captioning()
+    assert together == texts != [page[0].text for page in model.read(pictures, Captioning(), cut=False)]
+    with pytest.raises(ConfigError, match="joint needs"):
+        tiny(0.0, joint=0.3)
+
+
+def test_a_token_counts_the_same_in_long_and_short_lines_by_the_usual_length():
+    texts, pictures = ["AB", "BAB1", "A"], drawn("AB", "BAB1", "A")
+    for weight, part, ends in ((0.0, "writing", 1), (1.0, "ctc", 0)):
+        plain, usual = tiny(weight).double(), tiny(weight, usual_length=5.0).double()
+        mean, found = (m.loss(batch_of(m, pictures, texts)).parts[part] for m in (plain, usual))
+        tokens = sum(len(t) + ends for t in texts)
+        assert float(found) == pytest.approx(float(mean) * tokens / (5.0 * len(texts)), rel=1e-9)
+
+
+def test_hidden_tokens_are_drawn_by_the_seeds_while_training_alone():
+    model, plain = tiny(0.0, hidden=0.5).double(), tiny(0.0).double()
+    texts, pictures = ["ABC1", "BAB1"], drawn("ABC1", "BAB1")
+    first, again, other = (batch_of(model, pictures, texts, seed) for seed in (0, 0, 9))
+    assert model.loss(first).total.item() == plain.loss(first).total.item()
+    losses = [model.train().loss(batch).total.item() for batch in (first, again, other)]
+    assert losses[0] == losses[1] and losses[0] != losses[2] and losses[0] != plain.loss(first).total.item()
+    with pytest.raises(ConfigError, match="unknown_id"):
+        model.config.replace(unknown_id=None)
+
+
+def test_where_the_decoder_looked_is_what_its_text_was_made_of():
+    model = tiny().double()
+    batch = batch_of(model, drawn("AB", "A LONG ONE"), ["AB", "A LONG ONE"])
+    (tokens, seen), text = model.tokens(batch["image"]), batch["text"][:, :-1]
+    hidden, look = model.decoder.looked(text, tokens, seen)
+    assert torch.allclose(hidden, model.decoder.hidden(text, tokens, seen), atol=1e-12)
+    assert torch.allclose(look.sum(-1), torch.ones((), dtype=torch.float64)) and not look.movedim(-1, 1)[~seen].any()
+    alone = model.decoder.looked(text[:1], tokens[:1, : int(seen[0].sum())])[1]
+    assert torch.allclose(look[:1, ..., : alone.shape[-1]], alone, atol=1e-12)
+
+
+def test_a_reader_offers_no_captions():
+    assert not isinstance(tiny(), Captions) and isinstance(tiny(), Reads)
 
 
 def test_a_character_that_the_tokenizer_lacks_is_unknown_and_never_written():

@@ -50,6 +50,8 @@ STEP = 4
 """Texts are filled up to a multiple of so many tokens behind their start."""
 NOTHING = -100
 """Stands where no token is wanted."""
+BEAM = 4
+"""Hypotheses of a reader that joins encoder and decoder."""
 
 CARD = MethodCard(
     id="trocr",
@@ -198,7 +200,7 @@ class TrOCR(Writer):
         """Return the encoder's own loss per character; the start token is the blank, ends are left out."""
         logits_BSV = precise(self.ctc_head(token_BSC))
         length_B = real_BL.sum(1) - 2
-        frames_B = torch.full_like(length_B, token_BSC.shape[1]) if seen_BS is None else seen_BS.sum(1)
+        frames_B = torch.full_like(length_B, logits_BSV.shape[1]) if seen_BS is None else seen_BS.sum(1)
         found = ctc_loss(logits_BSV, frames_B, text_BL[:, 1:], length_B, blank=self.config.start_id)
         return found.loss_B.sum() / self._share(len(text_BL), (length_B * ~found.infinite_B).sum())
 
@@ -286,6 +288,11 @@ class TrOCR(Writer):
             return super().pictures(images)
         return processor.together(list(images)).to(self.device, next(self.parameters()).dtype)
 
+    @property
+    def reading(self) -> Captioning:
+        """With ``joint`` a beam of four, which encoder and decoder share; else greedily."""
+        return Captioning(beam=BEAM) if self.config.joint else GREEDY
+
     @torch.no_grad()
     def read(
         self,
@@ -299,7 +306,7 @@ class TrOCR(Writer):
 
         Args:
             images: PIL images of any size and mode.
-            settings: beam and so on; greedy by default.
+            settings: beam and so on; :attr:`reading` by default.
             cut: pictures are pages, to be cut into lines; else each is a line, read whole.
             watch: told how far it is.
         """
@@ -308,7 +315,7 @@ class TrOCR(Writer):
         # Lines of like width are read together; the result does not depend on it.
         order = sorted(range(len(places)), key=lambda i: (places[i][1][2] - places[i][1][0]) / _height(places[i][1]))
         crops = [images[places[i][0]].crop(places[i][1]) for i in order]
-        made = dict(zip(order, self.write(crops, settings or GREEDY, watch=watch), strict=True))
+        made = dict(zip(order, self.write(crops, settings or self.reading, watch=watch), strict=True))
         pages: list[list[Line]] = [[] for _ in images]
         for number, (page, box) in enumerate(places):
             said = made[number]
@@ -342,11 +349,17 @@ class TrOCR(Writer):
 
         The last are float32 ``(tokens, rows, columns)``: the mean over heads and blocks of the weights with which the
         picture's places were read when the token was chosen; what a class token got is left out.
+
+        Raises:
+            ConfigError: if there is no decoder.
         """
+        if self.config.ctc_weight == 1:
+            raise ConfigError("This reader has no decoder that looks at places.")
         prepared = self.pictures([image])
         ids = self.text.encode(self.write_prepared(prepared)[0].text).to(self.device)
         ids = ids[: int(self.text.real(ids.unsqueeze(0)).sum())]
-        weight_LS = self.decoder.weights(ids[None, :-1], self.projection(self.tokens(prepared)[0]))[0].mean((0, 1))
+        token_BSC, seen_BS = self.tokens(prepared)
+        weight_LS = self.decoder.looked(ids[None, :-1], self.projection(token_BSC), seen_BS)[1][0].mean((0, 1))
         config = self.config.image
         grid = config.grid if isinstance(config, ViTConfig) else (1, weight_LS.shape[1])
         weight_LS = weight_LS[:, config.extra :] if isinstance(config, ViTConfig) else weight_LS

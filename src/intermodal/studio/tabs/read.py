@@ -7,8 +7,7 @@ from PIL import ImageDraw
 
 from intermodal.core.errors import IntermodalError
 from intermodal.data.images import open_image
-from intermodal.index.captioning import caption_settings
-from intermodal.index.reading import reads
+from intermodal.index.reading import reading_settings, reads
 from intermodal.studio.look import note, passages, wide_picture
 from intermodal.studio.tab import Setting, Tab
 
@@ -23,7 +22,9 @@ def build(setting: Setting) -> None:
         with gr.Column(scale=1, min_width=240):
             image = gr.Image(label="A picture", type="filepath", sources=["upload"], height=260)
             whole = gr.Checkbox(False, label="It is one line", info="Else lines are looked for in it.")
-            beam = gr.Slider(1, 16, value=1, step=1, label="Beam", info="1: the likeliest letter each time.")
+            beam = gr.Slider(
+                1, 16, value=model.reading.beam, step=1, label="Beam", info="1: the likeliest letter each time."
+            )
         with gr.Column(scale=2, min_width=280):
             go = gr.Button("Read", variant="primary")
             result = gr.HTML(note(HINT), elem_id="im-read", elem_classes="im-html", padding=False)
@@ -33,7 +34,7 @@ def build(setting: Setting) -> None:
             return note(HINT)
         try:
             picture = open_image(file, "The picture")
-            (lines,) = model.read([picture], caption_settings({"beam": int(width)}), cut=not one)
+            (lines,) = model.read([picture], reading_settings(model, {"beam": int(width)}), cut=not one)
         except IntermodalError as error:
             return note(str(error), bad=True)
         if not lines:
