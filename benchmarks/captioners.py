@@ -71,7 +71,7 @@ def main() -> None:
         rows.append({"name": name, **figures(said)})
         print(rows[-1], flush=True)
     name = "The emoji set's held-out concepts" if drawn else f"Photographs of {pairs.source.name}"
-    references = np.mean([len(captions) for captions in pairs.captions])
+    references = float(np.mean([len(captions) for captions in pairs.captions]))
     summary = below.summary()
     about = (
         f"{len(seen)} pictures, {references:.0f} reference{'s' * (references > 1)} each; by each recipe's settings, greedy "

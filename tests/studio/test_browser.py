@@ -280,6 +280,7 @@ def test_a_person_asks(chromium: Any, tmp_path: Path) -> None:
             page.get_by_label("A question").fill(ASKED)
             page.keyboard.press("Enter")
             answers.filter(has_text="[picture 2]").wait_for()
+            page.wait_for_timeout(1500)  # until it has been written to its end
             page.get_by_label("A question").fill("colour " * 99)
             page.keyboard.press("Enter")
             answers.filter(has_text="shorten the prompt").wait_for()

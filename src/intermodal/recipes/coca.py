@@ -107,7 +107,7 @@ def coca() -> CoCaRecipe:
 def coca_flickr() -> CoCaRecipe:
     """CoCa on Flickr8k's photographs with five captions each (needs ``INTERMODAL_DATA``).
 
-    ``intermodal train coca-flickr``
+    ``intermodal train coca-flickr``, 10.5 CPU minutes: CIDEr 0.21, the nearest photograph's caption 0.10, chance 0.03.
     """
     return (
         coca()
@@ -117,5 +117,6 @@ def coca_flickr() -> CoCaRecipe:
             final_split="validation",
             tokenizer=TokenizerConfig(kind="bpe", vocab_size=3000, context_length=28),
             augment=ImageAugment(flip=0.5, scale=(1.0, 1.3)),
+            expect=reaches("cider", 0.17, 0.25, "742 validation photographs", 10.5),
         )
     )

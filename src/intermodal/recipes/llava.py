@@ -23,7 +23,7 @@ from intermodal.methods.captioning.language import LanguageConfig, check_languag
 from intermodal.methods.contrastive.clip import CLIP
 from intermodal.methods.vision_language.llava import LLaVA
 from intermodal.nn.causal import llama
-from intermodal.recipes.base import OptimConfig, Recipe, TrainConfig
+from intermodal.recipes.base import OptimConfig, Recipe, TrainConfig, reaches
 from intermodal.recipes.clip import CLIPRecipe, clip_small, clip_source
 from intermodal.recipes.first import loaded, part, trained_first
 from intermodal.recipes.language import LanguageRecipe
@@ -125,6 +125,10 @@ class LLaVARecipe(Recipe):
             return self._asking(source)
         if not {"image", "text"} <= set(source.open("train").fields):
             raise DataError(f"The recipe {self.name!r} asks about captioned pictures, and this data has none.")
+        return self.about(source)
+
+    def about(self, source: SourceConfig) -> Self:
+        """Return the recipe on other captioned pictures, which need not be there yet; else as :meth:`on`."""
         asked = self.source.replace(of=source)
         if isinstance(source, EmojiSource):
             return self._asking(asked)
@@ -159,11 +163,12 @@ class LLaVARecipe(Recipe):
 
 
 def llava() -> LLaVARecipe:
-    """LLaVA on the shipped emoji set.
+    """LLaVA on the shipped emoji set: half of the questions about unseen concepts (0.50; learnt without pictures 0.29).
 
     A CLIP's places, two layers, a small Llama; all three learn in the second stage, the tower at a fifth of the rate.
 
-    ``intermodal train clip-small --run runs/clip-small``, then ``intermodal train llava``; ``--clip None`` trains both.
+    ``intermodal train clip-small --run runs/clip-small``, then ``intermodal train llava``: 4.3 CPU minutes; ``--clip None``
+    trains both.
     """
     return LLaVARecipe(
         name="llava",
@@ -183,14 +188,15 @@ def llava() -> LLaVARecipe:
             rotate=8, scale=(0.85, 1.1), translate=0.05, brightness=0.08, contrast=0.12, saturation=0.1
         ),
         optim=OptimConfig(lr=2e-3, betas=(0.9, 0.95), weight_decay=0.1, warmup=50, layer_decay=0.2, ema=0.99),
-        train=TrainConfig(steps=1000, batch_size=32, precision="bf16", log_every=50, checkpoint_every=250),
+        train=TrainConfig(steps=2500, batch_size=32, precision="bf16", log_every=50, checkpoint_every=250),
+        expect=reaches("exact", 0.46, 0.54, "2,419 questions about 300 unseen concepts", 4.3, "one CPU core"),
     )
 
 
 def llava_text() -> LLaVARecipe:
     """The same network and budget on the same questions without any picture: what the questions tell by themselves.
 
-    ``intermodal train llava-text``; then ``intermodal train llava --text-only RUN`` has it stand beside.
+    ``intermodal train llava-text``, 2.7 CPU minutes, 0.29; then ``intermodal train llava --text-only RUN`` has it beside.
     """
     return llava().replace(
         name="llava-text", source__shown=False, model__tuned=False, first_steps=0, augment=None, expect=()
@@ -202,4 +208,12 @@ def llava_flickr() -> LLaVARecipe:
 
     ``intermodal train llava-flickr --clip RUN``, RUN being one of the recipe clip-photos.
     """
-    return llava().on(Flickr8kSource()).replace(name="llava-flickr", clip="runs/clip-photos", final_split="validation")
+    recipe = llava().about(Flickr8kSource())
+    return recipe.replace(
+        name="llava-flickr",
+        clip="runs/clip-photos",
+        final_split="validation",
+        first_steps=40,
+        train__steps=600,
+        augment=ImageAugment(flip=0.5, scale=(1.0, 1.3)),
+    )
