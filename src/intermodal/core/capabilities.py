@@ -2,7 +2,7 @@
 
 The command line, the page and the API speak to these alone, so a method shows up in all three by offering one. A
 capability takes raw data (pictures as PIL images, texts as strings) and returns raw data or arrays: the processors that
-travel with the model do the rest.
+travel with the model do the rest. All stand in one file, longer than others, for whoever looks for what a model may offer.
 """
 
 from __future__ import annotations

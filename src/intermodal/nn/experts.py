@@ -272,10 +272,7 @@ class ExpertTransformer(nn.Module):
         writing: bool = False,
     ) -> Tensor:
         """Return a picture or a text behind the blocks that read pairs apart: once, for many pairs; see :meth:`high`."""
-        x_BLD, mask = self._sequence(image_BID, text_BLD, real_BL, writing)
-        for number in range(self.config.apart):
-            x_BLD = self.block(number)(x_BLD, self.parts(number, _length(image_BID), _length(text_BLD), swap), mask)
-        return x_BLD
+        return self._through(range(self.config.apart), image_BID, text_BLD, real_BL, swap=swap, writing=writing)
 
     def high(
         self,
@@ -287,11 +284,24 @@ class ExpertTransformer(nn.Module):
         writing: bool = False,
     ) -> Tensor:
         """Return the vectors (B, I + L, D) of what :meth:`low` made of a picture, a text, or both; see :meth:`forward`."""
+        upper = range(self.config.apart, self.config.depth)
+        x_BLD = self._through(upper, image_BID, text_BLD, real_BL, swap=swap, writing=writing)
+        return self.normed(x_BLD, _length(image_BID), _length(text_BLD))
+
+    def _through(
+        self,
+        numbers: range,
+        image_BID: Tensor | None,
+        text_BLD: Tensor | None,
+        real_BL: Tensor | None,
+        *,
+        swap: Swap | None,
+        writing: bool,
+    ) -> Tensor:
         x_BLD, mask = self._sequence(image_BID, text_BLD, real_BL, writing)
-        image, text = _length(image_BID), _length(text_BLD)
-        for number in range(self.config.apart, self.config.depth):
-            x_BLD = self.block(number)(x_BLD, self.parts(number, image, text, swap), mask)
-        return self.normed(x_BLD, image, text)
+        for number in numbers:
+            x_BLD = self.block(number)(x_BLD, self.parts(number, _length(image_BID), _length(text_BLD), swap), mask)
+        return x_BLD
 
     def normed(self, x_BLD: Tensor, image: int, text: int) -> Tensor:
         """Return the final norm of ``image`` and ``text`` tokens."""
