@@ -47,7 +47,7 @@ slow: $(VENV)/.dev  ## train the recipes to their expected results (minutes each
 	@touch $@
 
 test-vision: .venv-vision/.done  ## the comparisons with open_clip, in an environment of their own
-	@.venv-vision/bin/python -m pytest -q -m vision
+	@.venv-vision/bin/python -m pytest -q -m vision $$(grep -rl "mark.vision" tests --include="*.py")
 
 bench: $(VENV)/.dev  ## benchmarks side by side with their peers; BENCH="name ..." for some
 	@$(BIN)/python benchmarks/run.py $(BENCH)
