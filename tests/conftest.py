@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
@@ -22,6 +23,9 @@ from intermodal.data.tokenizers import BOS, EOS, train_bpe
 from intermodal.methods.contrastive.clip import CLIP, CLIPConfig
 from intermodal.nn.text import TextConfig
 from intermodal.nn.vit import ViTConfig
+
+hypothesis.settings.register_profile("untimed", deadline=None)  # a busy machine is no failure
+hypothesis.settings.load_profile("untimed")
 
 sys.path.append(str(Path(__file__).parent))  # where the toys (toy_*.py) are that several folders of tests share
 

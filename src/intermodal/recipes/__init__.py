@@ -29,6 +29,7 @@ RECIPES: dict[str, str] = {
     "clip-guided": "intermodal.recipes.captioners:clip_guided",
     "clip-guided-flickr": "intermodal.recipes.captioners:clip_guided_flickr",
     "experts": "intermodal.recipes.experts:experts",
+    "experts-flickr": "intermodal.recipes.experts:experts_flickr",
     "llava": "intermodal.recipes.llava:llava",
     "llava-text": "intermodal.recipes.llava:llava_text",
     "llava-flickr": "intermodal.recipes.llava:llava_flickr",

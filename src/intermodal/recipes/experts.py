@@ -9,8 +9,10 @@ import torch
 
 from intermodal.core.progress import Progress
 from intermodal.data.emoji import EmojiSource
+from intermodal.data.flickr import Flickr8kSource
 from intermodal.data.processors import ImageProcessor, Resize
 from intermodal.data.source import SourceConfig
+from intermodal.data.transforms import ImageAugment
 from intermodal.evaluate.experts import evaluate_experts
 from intermodal.evaluate.result import Evaluation
 from intermodal.methods.base import Method
@@ -124,4 +126,20 @@ def experts() -> ExpertsRecipe:
             steps=900, batch_size=128, precision="bf16", workers=1, log_every=20, eval_every=150, checkpoint_every=100
         ),
         expect=reaches("r10", 0.18, 0.32, "300 pairs of unseen emoji concepts", 21.8),
+    )
+
+
+def experts_flickr() -> ExpertsRecipe:
+    """The same on Flickr8k's photographs with five captions each (needs ``INTERMODAL_DATA``).
+
+    ``intermodal train experts-flickr``
+    """
+    recipe = experts().on(Flickr8kSource())
+    return recipe.replace(
+        name="experts-flickr",
+        train__eval_every=0,
+        final_split="validation",
+        tokenizer=TokenizerConfig(kind="bpe", vocab_size=3000, context_length=28),
+        augment=ImageAugment(flip=0.5, scale=(1.0, 1.3)),
+        model__masked_weight=0.5,
     )

@@ -45,7 +45,7 @@ CARD = MethodCard(
     paper="Bao et al. 2022; Wang et al. 2023",
     cls="Experts",
     capabilities=("embed", "caption"),
-    recipes=("experts",),
+    recipes=("experts", "experts-flickr"),
     reference="torchscale BEiT3; exact",
 )
 
