@@ -132,11 +132,13 @@ def experts() -> ExpertsRecipe:
 def experts_flickr() -> ExpertsRecipe:
     """The same on Flickr8k's photographs with five captions each (needs ``INTERMODAL_DATA``).
 
-    ``intermodal train experts-flickr``
+    ``intermodal train experts-flickr``, 9.5 CPU minutes: R@10 0.24 over 300 photographs (chance 0.03). Nor does the fusion
+    encoder learn here, in this time, to look at the other modality.
     """
     recipe = experts().on(Flickr8kSource())
     return recipe.replace(
         name="experts-flickr",
+        expect=reaches("r10", 0.18, 0.30, "300 validation photographs", 9.5),
         train__eval_every=0,
         final_split="validation",
         tokenizer=TokenizerConfig(kind="bpe", vocab_size=3000, context_length=28),
