@@ -70,13 +70,11 @@ def run(argv: Sequence[str]) -> int:
     blank = read_lines = 0
     with ExitStack() as stack:
         report = stack.enter_context(progress())
-        from intermodal.core.captioning import Captioning
+        from intermodal.index.captioning import caption_settings
         from intermodal.index.reading import reading_settings, reads
 
         given = {"beam": arguments.beam, "most": arguments.length}
-        Captioning(
-            **{name: value for name, value in given.items() if value is not None}
-        )  # wrong numbers are said at once
+        caption_settings(given)  # wrong numbers are said at once
         files = listed(arguments.inputs)
         model = reads(open_session(arguments.model, arguments.device, report).model, "To read")
         settings = reading_settings(model, given)

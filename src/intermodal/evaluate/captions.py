@@ -97,7 +97,8 @@ def evaluate_captions(
     captions, seconds = _written(captioner, pairs, settings, steps)
     said = [caption.text for caption in captions]
     report = steps.of("Embedding texts")
-    metrics = caption_figures(said, pairs.captions, image, embed_texts(space, said, report))
+    each = cider_d(said, pairs.captions)
+    metrics = caption_figures(said, pairs.captions, image, embed_texts(space, said, report), cider=each)
     metrics |= {"seconds": seconds / len(said), "ended": float(np.mean([c.ended for c in captions]))}
     if judge is None:
         found = pair_figures(image, embed_texts(space, pairs.texts), pairs)
@@ -109,14 +110,19 @@ def evaluate_captions(
     )
     if not full:
         return Evaluation(split, metrics, [], time.monotonic() - start)
-    judged = CaptionJudgement(name, metrics, pairs, captions, cider_d(said, pairs.captions), [], about)
+    judged = CaptionJudgement(name, metrics, pairs, captions, each, [], about)
     _compare(judged, source, space, image, steps)
     steps("Drawing")
     return Evaluation(split, judged.metrics, panels(judged, captioner), time.monotonic() - start, headline(judged))
 
 
 def caption_figures(
-    said: list[str], references: list[list[str]], image: np.ndarray, text: np.ndarray
+    said: list[str],
+    references: list[list[str]],
+    image: np.ndarray,
+    text: np.ndarray,
+    *,
+    cider: list[float] | None = None,
 ) -> dict[str, float]:
     """Return the figures of captions.
 
@@ -125,6 +131,7 @@ def caption_figures(
         references: those that people wrote.
         image: unit vectors of the pictures, ``(B, D)``.
         text: those of the captions, in the same space.
+        cider: CIDEr-D of each caption, where it is known.
 
     Returns:
         ``cider``, ``bleu4``, ``rouge_l``, ``clip_score`` (2.5 times the cosine, at least 0; Hessel et al. 2021, section 3)
@@ -132,7 +139,7 @@ def caption_figures(
     """
     cosine = (image * text).sum(1)
     return {
-        "cider": float(np.mean(cider_d(said, references))),
+        "cider": float(np.mean(cider_d(said, references) if cider is None else cider)),
         "bleu4": bleu_4(said, references),
         "rouge_l": float(np.mean(rouge_l(said, references))),
         "clip_score": float(np.mean(2.5 * np.maximum(cosine, 0))),

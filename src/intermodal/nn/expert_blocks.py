@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from intermodal.nn.patches import ConvStem, PatchConfig, split
-from intermodal.nn.transformer import MLP, Activation, Attention, attend
+from intermodal.nn.transformer import MLP, Activation, Attention, attend, past
 
 Expert = Literal["vision", "language", "fusion"]
 EXPERTS: tuple[Expert, ...] = ("vision", "language", "fusion")
@@ -193,3 +193,25 @@ class PatchStem(nn.Module):
         patch_BPX = split(image_BCHW, self.patch)
         patch_NCHW = patch_BPX.flatten(0, 1).unflatten(1, (3, *self.patch.sizes))
         return self.convolutions(patch_NCHW).unflatten(0, patch_BPX.shape[:2]).squeeze(2)
+
+
+def written(image: int, text: int, device: torch.device) -> Tensor:
+    """Return who sees whom where a text is written about a picture, bool (I + L, I + L).
+
+    The picture sees itself, and each token of the text the picture and the text up to itself (Wang et al. 2023, section
+    3.2).
+    """
+    seen = past(image + text, image + text, device)
+    seen[:image, :image] = True
+    return seen
+
+
+def length(x_BLD: Tensor | None) -> int:
+    """Return how many tokens there are; 0 for None."""
+    return 0 if x_BLD is None else x_BLD.shape[1]
+
+
+def alone(image: int, text: int) -> Parts:
+    """Return the parts of a sequence where each modality has its own expert."""
+    both: Parts = (("vision", image), ("language", text))
+    return tuple(part for part in both if part[1])

@@ -29,7 +29,10 @@ from intermodal.nn.expert_blocks import (
     PatchStem,
     SeparateBlock,
     Swap,
+    alone,
+    length,
     routed,
+    written,
 )
 from intermodal.nn.patches import PatchConfig, PatchEmbedding
 from intermodal.nn.transformer import ACTIVATIONS, Activation, block_flops, past
@@ -286,7 +289,7 @@ class ExpertTransformer(nn.Module):
         """Return the vectors (B, I + L, D) of what :meth:`low` made of a picture, a text, or both; see :meth:`forward`."""
         upper = range(self.config.apart, self.config.depth)
         x_BLD = self._through(upper, image_BID, text_BLD, real_BL, swap=swap, writing=writing)
-        return self.normed(x_BLD, _length(image_BID), _length(text_BLD))
+        return self.normed(x_BLD, length(image_BID), length(text_BLD))
 
     def _through(
         self,
@@ -300,13 +303,13 @@ class ExpertTransformer(nn.Module):
     ) -> Tensor:
         x_BLD, mask = self._sequence(image_BID, text_BLD, real_BL, writing)
         for number in numbers:
-            x_BLD = self.block(number)(x_BLD, self.parts(number, _length(image_BID), _length(text_BLD), swap), mask)
+            x_BLD = self.block(number)(x_BLD, self.parts(number, length(image_BID), length(text_BLD), swap), mask)
         return x_BLD
 
     def normed(self, x_BLD: Tensor, image: int, text: int) -> Tensor:
         """Return the final norm of ``image`` and ``text`` tokens."""
         if isinstance(self.final_norm, nn.ModuleDict):
-            return routed(self.final_norm, x_BLD, _alone(image, text))
+            return routed(self.final_norm, x_BLD, alone(image, text))
         return self.final_norm(x_BLD)
 
     def begun(self, image_BID: Tensor) -> list[Kept]:
@@ -367,7 +370,7 @@ class ExpertTransformer(nn.Module):
             mask = torch.cat([mask.new_ones(len(mask), 1, 1, image_BID.shape[1]), mask], -1)
             text_BLD = torch.cat([image_BID, text_BLD], 1)
         if writing:
-            mask = mask & written(_length(image_BID), real_BL.shape[1], real_BL.device)
+            mask = mask & written(length(image_BID), real_BL.shape[1], real_BL.device)
         return text_BLD, mask
 
     def parts(self, number: int, image: int, text: int, swap: Swap | None, pair: bool = False) -> Parts:
@@ -380,30 +383,10 @@ class ExpertTransformer(nn.Module):
 
         if (pair or (image and text)) and "fusion" in there:
             return ((who("fusion"), image + text),)
-        return tuple((who(expert), count) for expert, count in _alone(image, text))
+        return tuple((who(expert), count) for expert, count in alone(image, text))
 
     def block(self, number: int) -> ExpertBlock | SeparateBlock:
         """Return one of the blocks."""
         block = self.blocks[number]
         assert isinstance(block, ExpertBlock | SeparateBlock)
         return block
-
-
-def written(image: int, text: int, device: torch.device) -> Tensor:
-    """Return who sees whom where a text is written about a picture, bool (I + L, I + L).
-
-    The picture sees itself, and each token of the text the picture and the text up to itself (Wang et al. 2023, section
-    3.2).
-    """
-    seen = past(image + text, image + text, device)
-    seen[:image, :image] = True
-    return seen
-
-
-def _length(x_BLD: Tensor | None) -> int:
-    return 0 if x_BLD is None else x_BLD.shape[1]
-
-
-def _alone(image: int, text: int) -> Parts:
-    both: Parts = (("vision", image), ("language", text))
-    return tuple(part for part in both if part[1])

@@ -117,6 +117,10 @@ class JointRecipe(Recipe):
         """
         if "image" not in source.open("train").fields:
             raise DataError(f"The recipe {self.name!r} is judged on captioned pictures, and this data has none.")
+        return self.about(source)
+
+    def about(self, source: SourceConfig) -> Self:
+        """Return the recipe on other captioned pictures, which need not be there yet; else as :meth:`on`."""
         held = CaptionTextSource(of=source) if isinstance(self.source, CaptionTextSource) else source
         changed = self.replace(source=held, expect=())
         if isinstance(source, EmojiSource):
@@ -348,15 +352,4 @@ Photographs = TypeVar("Photographs", bound=JointRecipe)
 
 
 def _on_photographs(recipe: Photographs, name: str) -> Photographs:
-    first = recipe.first_language.replace(whole_words=False, vocabulary__size=3000)
-    source: SourceConfig = Flickr8kSource()
-    if isinstance(recipe.source, CaptionTextSource):
-        source = CaptionTextSource(of=source)
-    return recipe.replace(
-        name=name,
-        source=source,
-        clip="runs/clip-photos",
-        first_clip=recipe.first_clip.on(Flickr8kSource()),
-        first_language=first,
-        final_split="validation",
-    )
+    return recipe.about(Flickr8kSource()).replace(name=name, clip="runs/clip-photos", final_split="validation")

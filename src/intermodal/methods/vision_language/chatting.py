@@ -25,12 +25,12 @@ from intermodal.decode.stepper import TransformerStepper
 from intermodal.methods.captioning.captioner import Captioner
 from intermodal.methods.captioning.language import LanguageDecoder
 from intermodal.methods.vision_language.chat_memory import ChatMemory
+from intermodal.methods.writer import GREEDY
 
 BATCH = 32
 """Chats that are answered at a time; beams count."""
 MOST = 256
 """Tokens of an answer, where nobody says how many: an answer that never ends is cut."""
-GREEDY = Captioning()
 
 
 class Chatting(Captioner):
@@ -140,9 +140,7 @@ class Chatting(Captioner):
             return
         pieces = self._pieces(chat, settings, self.memory() if memory is None else memory)
         while True:
-            with (
-                self.evaluating()
-            ):  # while it computes alone: between two pieces, or if nobody asks on, nothing has changed
+            with self.evaluating():  # while it computes alone: between two pieces nothing has changed
                 text = next(pieces, None)
             if text is None:
                 return
