@@ -100,17 +100,24 @@ def chromium() -> Iterator[Any]:
         browser.close()
 
 
-def test_a_person_searches(address: str, chromium: Any, pictures: Path, tmp_path: Path) -> None:
-    shots = Path(os.environ.get("INTERMODAL_SCREENSHOTS", tmp_path))
-    shots.mkdir(parents=True, exist_ok=True)
-    requests: list[str] = []
+def visits(chromium: Any, address: str, requests: list[str] | None = None) -> Iterator[tuple[str, Any]]:
+    """Open the page at a desk and on a phone, one after the other; give each one's name, and note what it asks for."""
     for name, ((width, height), scheme) in SIZES.items():
         context = chromium.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
         page = context.new_page()
         page.set_default_timeout(150_000)
-        page.on("request", lambda request: requests.append(request.url))
+        if requests is not None:
+            page.on("request", lambda request: requests.append(request.url))
         page.goto(address)
+        yield name, page
+        context.close()
 
+
+def test_a_person_searches(address: str, chromium: Any, pictures: Path, tmp_path: Path) -> None:
+    shots = Path(os.environ.get("INTERMODAL_SCREENSHOTS", tmp_path))
+    shots.mkdir(parents=True, exist_ok=True)
+    requests: list[str] = []
+    for name, page in visits(chromium, address, requests):
         page.fill("#im-query input", "something cold to eat")
         page.keyboard.press("Enter")
         page.wait_for_selector(".im-grid li")
@@ -148,7 +155,6 @@ def test_a_person_searches(address: str, chromium: Any, pictures: Path, tmp_path
         assert page.locator(".im-head").bounding_box()["x"] == left, "the page keeps its place"
         page.wait_for_timeout(300)
         page.screenshot(path=str(shots / f"studio-{name}-classify.png"), full_page=True)
-        context.close()
     outside = [url for url in requests if not url.startswith((address, "data:", "blob:"))]
     assert not outside, "nothing is fetched from elsewhere"
 
@@ -159,11 +165,7 @@ def test_a_person_draws(small_cfg: Any, chromium: Any, tmp_path: Path) -> None:
     # So long that it never ends before a slow browser has pressed the button that stops it.
     small_cfg.config = small_cfg.config.replace(drawing__steps=MANY, schedule__steps=MANY)
     with served(small_cfg, tmp_path) as address:
-        for name, ((width, height), scheme) in SIZES.items():
-            context = chromium.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
-            page = context.new_page()
-            page.set_default_timeout(150_000)
-            page.goto(address)
+        for name, page in visits(chromium, address):
             steps = page.locator("input[type=number]:visible").first
             assert steps.input_value() == str(MANY)
             steps.fill("4")
@@ -197,7 +199,6 @@ def test_a_person_draws(small_cfg: Any, chromium: Any, tmp_path: Path) -> None:
             page.get_by_label("Prompt").fill("зелёный")
             page.get_by_role("button", name="Draw").click()
             page.wait_for_selector(".im-bad")
-            context.close()
 
 
 @pytest.mark.parametrize("recipe", ["coca", "trocr"])
@@ -213,11 +214,7 @@ def test_a_person_has_a_picture_described_or_read(recipe: str, chromium: Any, tm
     said = model.caption([picture]) if recipe == "coca" else model.read([picture], cut=True)[0]
     assert said
     with served(model, tmp_path) as address:
-        for name, ((width, height), scheme) in SIZES.items():
-            context = chromium.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
-            page = context.new_page()
-            page.set_default_timeout(150_000)
-            page.goto(address)
+        for name, page in visits(chromium, address):
             if recipe == "coca":
                 page.get_by_role("tab", name="Caption").click()
             page.locator("input[type=file]").last.set_input_files(str(tmp_path / "line.png"))
@@ -230,7 +227,6 @@ def test_a_person_has_a_picture_described_or_read(recipe: str, chromium: Any, tm
                 page.get_by_label("Remove Image").or_(page.get_by_label("Clear")).first.click()
                 page.locator("input[type=file]").last.set_input_files(str(tmp_path / "blank.png"))
                 page.locator(place, has_text="the page is blank").wait_for()
-            context.close()
 
 
 def test_a_person_asks(chromium: Any, tmp_path: Path) -> None:
@@ -244,11 +240,7 @@ def test_a_person_asks(chromium: Any, tmp_path: Path) -> None:
     first, second = ([Turn(ASKED, None, (shown[n],))] for n in (2, 0))
     said = [model.answer([chat])[0].text for chat in (first, second)]
     with served(model, tmp_path) as address:
-        for name, ((width, height), scheme) in SIZES.items():
-            context = chromium.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
-            page = context.new_page()
-            page.set_default_timeout(150_000)
-            page.goto(address)
+        for name, page in visits(chromium, address):
             page.get_by_role("tab", name="Ask").click()
             panel = page.get_by_role("tabpanel").filter(has=page.get_by_label("A question"))
             panel.locator("input[type=file]").set_input_files(str(tmp_path / "2.png"))
@@ -284,7 +276,6 @@ def test_a_person_asks(chromium: Any, tmp_path: Path) -> None:
             page.get_by_label("A question").fill("colour " * 99)
             page.keyboard.press("Enter")
             answers.filter(has_text="shorten the prompt").wait_for()
-            context.close()
 
 
 WATCH = """() => {
@@ -305,11 +296,7 @@ def test_a_person_listens(tones: ModuleType, chromium: Any, tmp_path: Path) -> N
     head = "\\data\\\nngram 1=7\n\n\\1-grams:\n-2.0 <unk>\n-99 <s>\n-0.5 </s>\n"
     (tmp_path / "small.arpa").write_text(f"{head}{words}\n\\end\\\n")
     with served(tones.recogniser(deaf="E"), tmp_path, ("-c", TOYS, str(Path(__file__).parents[1]))) as address:
-        for name, ((width, height), scheme) in SIZES.items():
-            context = chromium.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
-            page = context.new_page()
-            page.set_default_timeout(150_000)
-            page.goto(address)
+        for name, page in visits(chromium, address):
             page.set_input_files("#im-audio input[type=file]", str(tmp_path / "a.wav"))
             page.wait_for_selector(".im-spoken")
             assert page.locator(".im-spoken").all_inner_texts() == ["GO TO THF SHFD"]
@@ -324,7 +311,6 @@ def test_a_person_listens(tones: ModuleType, chromium: Any, tmp_path: Path) -> N
             with page.expect_download() as saved:
                 page.get_by_text("Save as SRT").click()
             assert "GO TO THE SHED" in Path(saved.value.path()).read_text()
-            context.close()
 
 
 def test_a_person_speaks_into_the_microphone(tones: ModuleType, tmp_path: Path) -> None:
