@@ -4,8 +4,8 @@ Torch hands a float32 matrix product to MKL, and on one thread a 1 x 1 convoluti
 or more to oneDNN. On a processor that MKL does not favour, oneDNN does twice as many products in the same time (one
 core of an AMD EPYC of 2024: 230 against 105 billion operations a second). So here a matrix product goes to oneDNN:
 where nothing is learnt by torch's own operator for it, which has no gradient, and else as such a convolution. Both give
-the same numbers up to rounding, forward and backward. The one to four rows of a step of decoding go to a kernel of ours
-where numba is installed and torch has one thread (:mod:`intermodal.nn.linear_kernels`).
+the same numbers up to rounding, forward and backward. The one to four rows of a step of decoding, in half precision too,
+go to a kernel of ours where numba is installed (:mod:`intermodal.nn.linear_kernels`).
 
     B batch   C channels in   O channels out   H, W height and width   N rows of a matrix
 """
@@ -33,7 +33,10 @@ LARGE = 1 << 18
 """Weights from which fewer rows are worth it, where nothing is learnt."""
 FEW = 4
 """Up to so many rows memory is what a product waits for."""
+SMALL = 1 << 12
+"""Weights below which a call costs more than the product."""
 _PLAIN = (Tensor, nn.Parameter)
+_TYPES = (torch.float32, torch.bfloat16)
 _KERNEL: Callable[..., Tensor] | None = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
 
 
@@ -48,10 +51,10 @@ class Linear(nn.Linear):
 def linear(x: Tensor, weight_OC: Tensor, bias_O: Tensor | None = None) -> Tensor:
     """Return ``x weight^T + bias``, (..., C) to (..., O)."""
     rows = x.shape[:-1].numel()
-    if _is_read(x, weight_OC, bias_O) and rows and _single(x):
-        if rows <= FEW and torch.get_num_threads() == 1 and (multiply := _compiled()) and _fits(x, weight_OC, bias_O):
-            return _few(multiply, x, weight_OC, bias_O)
-        if _KERNEL is not None and (rows >= LEAST_READ or weight_OC.numel() >= LARGE):
+    if rows and _is_read(x, weight_OC, bias_O):
+        if rows <= FEW and _fits(x, weight_OC, bias_O) and (multiply := _compiled()):
+            return multiply(x.contiguous(), weight_OC, bias_O)
+        if _KERNEL is not None and _single(x) and (rows >= LEAST_READ or weight_OC.numel() >= LARGE):
             return _KERNEL(x, weight_OC, bias_O, "none", [], "")
     if not _pays(x, rows):
         return F.linear(x, weight_OC, bias_O)
@@ -84,7 +87,7 @@ def _is_read(*tensors: Tensor | None) -> bool:
 
 
 @functools.cache
-def _compiled() -> Callable[..., None] | None:
+def _compiled() -> Callable[[Tensor, Tensor, Tensor | None], Tensor] | None:
     """Return the kernel for few rows; None without numba."""
     try:
         from intermodal.nn.linear_kernels import multiply
@@ -95,19 +98,14 @@ def _compiled() -> Callable[..., None] | None:
 
 def _fits(x: Tensor, weight_OC: Tensor, bias_O: Tensor | None) -> bool:
     """Say whether addresses tell all about the tensors: plain ones, of one type and in memory, whose sizes fit."""
-    same = all(t is None or (t.dtype == torch.float32 and t.is_cpu and t.is_contiguous()) for t in (weight_OC, bias_O))
-    sizes = weight_OC.dim() == 2 and weight_OC.shape[1] == x.shape[-1]
-    return same and sizes and (bias_O is None or bias_O.shape == weight_OC.shape[:1]) and type(x) in _PLAIN
-
-
-def _few(multiply: Callable[..., None], x: Tensor, weight_OC: Tensor, bias_O: Tensor | None) -> Tensor:
+    if type(x) not in _PLAIN or x.dtype not in _TYPES or not x.is_cpu or torch.is_autocast_enabled("cpu"):
+        return False
+    kept = (weight_OC,) if bias_O is None else (weight_OC, bias_O)
+    if any(t.dtype != x.dtype or not t.is_cpu or not t.is_contiguous() for t in kept) or weight_OC.dim() != 2:
+        return False
     outputs, inputs = weight_OC.shape
-    x = x.contiguous()
-    y = x.new_empty((*x.shape[:-1], outputs))
-    rows, bias_at = y.numel() // outputs, weight_OC.data_ptr() if bias_O is None else bias_O.data_ptr()
-    where = x.data_ptr(), weight_OC.data_ptr(), bias_at, y.data_ptr()
-    multiply(*where, rows, inputs, outputs, bias_O is not None)
-    return y
+    same = inputs == x.shape[-1] and (bias_O is None or bias_O.shape == (outputs,))
+    return same and inputs * outputs >= SMALL
 
 
 def _pays(x: Tensor, rows: int) -> bool:

@@ -69,9 +69,9 @@ def attend(
 ) -> Tensor:
     """Return ``softmax(q k^T / sqrt(K) + bias) v`` (Vaswani et al. 2017, equation 1), by the faster of two ways.
 
-    torch's fused kernel serves everywhere but in one place: half precision on a CPU at up to 512 keys, where the
-    products written out are two to three times as fast forward (with 16 queries or more) and more so backward. Both
-    compute the same.
+    torch's fused kernel serves everywhere but in half precision on a CPU. There the products written out are two to three
+    times as fast forward (with 16 queries or more) and more so backward, at up to 512 keys; and one query alone, a step
+    of decoding, is read by the kernel for single precision, which is two to four times as fast. All compute the same.
 
     Args:
         q_BHLK: queries, shape (B, H, L, K).
@@ -85,10 +85,14 @@ def attend(
     Returns:
         Shape (B, H, L, K).
     """
-    half = q_BHLK.dtype in (torch.bfloat16, torch.float16)
+    half = q_BHLK.dtype in (torch.bfloat16, torch.float16) and q_BHLK.device.type == "cpu"
     needs_grad = torch.is_grad_enabled() and q_BHLK.requires_grad
+    if half and not needs_grad and q_BHLK.shape[2] == 1:
+        wide = (q_BHLK.float(), k_BHSK.float(), v_BHSK.float())
+        bias = None if bias is None else bias.float()
+        return attend(*wide, mask=mask, dropout=dropout, causal=causal, bias=bias).to(q_BHLK.dtype)
     written_out = half and (needs_grad or q_BHLK.shape[2] >= 16) and k_BHSK.shape[2] <= SHORT
-    if not (written_out and q_BHLK.device.type == "cpu"):
+    if not written_out:
         if bias is not None:
             mask = bias if mask is None else bias.masked_fill(~mask, float("-inf"))
         return F.scaled_dot_product_attention(
