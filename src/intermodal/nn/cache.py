@@ -49,10 +49,11 @@ class LayerCache:
             self._kept_2BHSK = k_BHLK.new_empty((2, batch, heads, self.capacity, size))
         if self._kept_2BHSK.shape[1] != batch:
             raise ValueError(f"The cache holds {self._kept_2BHSK.shape[1]} sequences, {batch} came: reorder it first.")
-        self._kept_2BHSK[0, :, :, self.length : end] = k_BHLK
-        self._kept_2BHSK[1, :, :, self.length : end] = v_BHLK
+        k_BHSK, v_BHSK = self._kept_2BHSK.narrow(3, 0, end).unbind()
+        k_BHSK.narrow(2, self.length, new).copy_(k_BHLK)
+        v_BHSK.narrow(2, self.length, new).copy_(v_BHLK)
         self.length = end
-        return self._kept_2BHSK[0, :, :, :end], self._kept_2BHSK[1, :, :, :end]
+        return k_BHSK, v_BHSK
 
     def grow(self, capacity: int) -> None:
         """Make room for so many positions; what is kept stays, and there is never less room than before."""

@@ -31,12 +31,11 @@ LEAST_READ = 32
 """The same where nothing is learnt."""
 LARGE = 1 << 18
 """Weights from which fewer rows are worth it, where nothing is learnt."""
-FEW = 4
-"""Up to so many rows memory is what a product waits for."""
+FEW = {torch.float32: 4, torch.bfloat16: 2}
+"""Up to so many rows of a type memory is what a product waits for."""
 SMALL = 1 << 12
 """Weights below which a call costs more than the product."""
 _PLAIN = (Tensor, nn.Parameter)
-_TYPES = (torch.float32, torch.bfloat16)
 _KERNEL: Callable[..., Tensor] | None = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
 
 
@@ -52,7 +51,7 @@ def linear(x: Tensor, weight_OC: Tensor, bias_O: Tensor | None = None) -> Tensor
     """Return ``x weight^T + bias``, (..., C) to (..., O)."""
     rows = x.shape[:-1].numel()
     if rows and _is_read(x, weight_OC, bias_O):
-        if rows <= FEW and _fits(x, weight_OC, bias_O) and (multiply := _compiled()):
+        if rows <= FEW.get(x.dtype, 0) and _fits(x, weight_OC, bias_O) and (multiply := _compiled()):
             return multiply(x.contiguous(), weight_OC, bias_O)
         if _KERNEL is not None and _single(x) and (rows >= LEAST_READ or weight_OC.numel() >= LARGE):
             return _KERNEL(x, weight_OC, bias_O, "none", [], "")
@@ -83,7 +82,7 @@ def _single(x: Tensor) -> bool:
 
 def _is_read(*tensors: Tensor | None) -> bool:
     """Say whether nothing is learnt: no gradient is asked for, and nothing watches the operations."""
-    return not (torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors))
+    return not torch.is_grad_enabled() or not any(t is not None and t.requires_grad for t in tensors)
 
 
 @functools.cache
@@ -98,14 +97,17 @@ def _compiled() -> Callable[[Tensor, Tensor, Tensor | None], Tensor] | None:
 
 def _fits(x: Tensor, weight_OC: Tensor, bias_O: Tensor | None) -> bool:
     """Say whether addresses tell all about the tensors: plain ones, of one type and in memory, whose sizes fit."""
-    if type(x) not in _PLAIN or x.dtype not in _TYPES or not x.is_cpu or torch.is_autocast_enabled("cpu"):
+    if type(x) not in _PLAIN or not x.is_cpu or weight_OC.dim() != 2 or torch.is_autocast_enabled("cpu"):
         return False
-    kept = (weight_OC,) if bias_O is None else (weight_OC, bias_O)
-    if any(t.dtype != x.dtype or not t.is_cpu or not t.is_contiguous() for t in kept) or weight_OC.dim() != 2:
+    if not _like(weight_OC, x) or (bias_O is not None and not _like(bias_O, x)):
         return False
     outputs, inputs = weight_OC.shape
     same = inputs == x.shape[-1] and (bias_O is None or bias_O.shape == (outputs,))
     return same and inputs * outputs >= SMALL
+
+
+def _like(kept: Tensor, x: Tensor) -> bool:
+    return kept.dtype == x.dtype and kept.is_cpu and kept.is_contiguous()
 
 
 def _pays(x: Tensor, rows: int) -> bool:
