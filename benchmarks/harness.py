@@ -1,15 +1,16 @@
 """Time and weigh contenders side by side: one run, interleaved, one thread, the minimum of repetitions.
 
-Shared machines make wall time move by factors, so contenders take turns within one run and are quoted as
-ratios to the first of them (ours), in process CPU time and wall time, with a 1024^3 float32 matrix product
-(the yardstick) timed between them. Peak memory is measured in a fresh process for each contender, as growth
-above what imports and inputs take. A benchmark is a module with a docstring and ``cases(quick: bool) ->
-list[Case]``; ``run.py`` lists them.
+Shared machines make wall time move by factors, so contenders take turns within one run and are quoted as ratios to
+the first of them (ours), in process CPU time and wall time, with a 1024^3 float32 matrix product (the yardstick)
+timed between them. Peak memory is measured in a fresh process for each contender, as growth above what imports and
+inputs (the weights are among them) take, and whole. A benchmark is a module with a docstring and ``cases(quick: bool)
+-> list[Case]``; ``run.py`` lists them.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import datetime
 import gc
 import importlib
@@ -48,6 +49,7 @@ PACKAGES = (
     "intermodal",
 )
 Step = Callable[[], float | None]
+NONE: tuple[int | None, int | None] = (None, None)
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ def run_benchmark(name: str, *, quick: bool, threads: int, memory: bool, out: Pa
     print(f"{hardware()}, {threads} thread{'s' * (threads > 1)}, torch {torch.__version__}")
     results = []
     for index, case in enumerate(module.cases(quick)):
-        peaks = [_peak(name, index, i, quick, threads) if memory else None for i in range(len(case.contenders))]
+        peaks = [_peak(name, index, i, quick, threads) if memory else NONE for i in range(len(case.contenders))]
         result = _time(case, peaks)
         results.append(result)
         print(table(result), flush=True)
@@ -109,11 +111,11 @@ def run_benchmark(name: str, *, quick: bool, threads: int, memory: bool, out: Pa
     return report
 
 
-def _time(case: Case, peaks: Sequence[int | None]) -> dict[str, Any]:
+def _time(case: Case, peaks: Sequence[tuple[int | None, int | None]]) -> dict[str, Any]:
     rows: list[dict[str, Any]] = []
     steps: list[Step | None] = []
-    for contender, peak in zip(case.contenders, peaks, strict=True):
-        row: dict[str, Any] = {"name": contender.name, "status": "ok", "peak_bytes": peak}
+    for contender, (peak, whole) in zip(case.contenders, peaks, strict=True):
+        row: dict[str, Any] = {"name": contender.name, "status": "ok", "peak_bytes": peak, "whole_bytes": whole}
         try:
             steps.append(contender.make())
         except ImportError as error:
@@ -169,35 +171,52 @@ def _yardstick() -> Step:
     return multiply
 
 
-def _peak(name: str, case: int, contender: int, quick: bool, threads: int) -> int | None:
-    """Return by how many bytes a fresh process's memory grows in one step; None where that cannot be had."""
+def _peak(name: str, case: int, contender: int, quick: bool, threads: int) -> tuple[int | None, int | None]:
+    """Return by how many bytes a fresh process's memory grows in one step, and to how many; None where it cannot be had."""
     command = [sys.executable, __file__, name, str(case), str(contender), str(int(quick)), str(threads)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return int(done.stdout) if done.returncode == 0 else None
+    if done.returncode:
+        return NONE
+    grown, whole = map(int, done.stdout.split())
+    return grown, whole
 
 
-def _measure_peak(name: str, case: int, contender: int, quick: bool, threads: int) -> int:
+def _measure_peak(name: str, case: int, contender: int, quick: bool, threads: int) -> tuple[int, int]:
     import torch
 
     torch.set_num_threads(threads)
     step = importlib.import_module(name).cases(quick)[case].contenders[contender].make()
     _yardstick()()  # lets the matrix library take the memory that it keeps
     gc.collect()
-    before = _memory_peak()
+    before = _memory_now()
     step()
-    return _memory_peak() - before
+    peak = _memory_peak()
+    return peak - before, peak
+
+
+def _memory_now() -> int:
+    """Return the memory that is held now, and let the peak begin there; the peak so far where that cannot be had."""
+    try:
+        ctypes.CDLL(None).malloc_trim(0)  # what was given back, and is only kept for later
+        Path("/proc/self/clear_refs").write_text("5")
+        return _status("VmRSS")
+    except (AttributeError, OSError, TypeError):
+        return _memory_peak()
 
 
 def _memory_peak() -> int:
     # Not ru_maxrss where it can be avoided: on Linux a child process starts with its parent's.
-    status = Path("/proc/self/status")
-    if status.exists():
-        lines = dict(line.split(":", 1) for line in status.read_text().splitlines() if ":" in line)
-        return int(lines["VmHWM"].split()[0]) * 1024
+    if Path("/proc/self/status").exists():
+        return _status("VmHWM")
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _status(field: str) -> int:
+    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines() if ":" in line)
+    return int(lines[field].split()[0]) * 1024
 
 
 def table(result: dict[str, Any]) -> str:
@@ -297,4 +316,4 @@ if __name__ == "__main__":
     sys.path.insert(0, str(HERE))
     benchmark, *numbers = sys.argv[1:]
     case_index, contender_index, is_quick, thread_count = map(int, numbers)
-    print(_measure_peak(benchmark, case_index, contender_index, bool(is_quick), thread_count))
+    print(*_measure_peak(benchmark, case_index, contender_index, bool(is_quick), thread_count))

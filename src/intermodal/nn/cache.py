@@ -30,6 +30,11 @@ class LayerCache:
         self.length = 0
         self._kept_2BHSK: Tensor | None = None
 
+    @property
+    def memory(self) -> Tensor | None:
+        """Where keys and values are kept, (2, B, H, capacity, K); None before the first."""
+        return self._kept_2BHSK
+
     def append(self, k_BHLK: Tensor, v_BHLK: Tensor) -> tuple[Tensor, Tensor]:
         """Keep further keys and values, and return all that are kept, each ``(B, H, S, K)`` (a view of the memory).
 
@@ -83,6 +88,8 @@ class KVCache:
     """
 
     def __init__(self, layers: int, capacity: int, padding_B: Tensor | None = None) -> None:
+        self.plan: object = None
+        """What was found out about the steps that go on from here (:mod:`intermodal.nn.step`)."""
         self.layers = [LayerCache(capacity) for _ in range(layers)]
         self.capacity = capacity
         self.pad(padding_B)

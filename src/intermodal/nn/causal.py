@@ -22,6 +22,7 @@ from intermodal.core.errors import ConfigError, DataError
 from intermodal.nn.cache import KVCache
 from intermodal.nn.linear import linear, quicken
 from intermodal.nn.rotary import Rotary, RotaryConfig
+from intermodal.nn.step import step
 from intermodal.nn.transformer import (
     ACTIVATIONS,
     MLP,
@@ -212,7 +213,10 @@ class CausalTransformer(nn.Module):
     def hidden(self, read: Tensor, cache: KVCache | None = None, padding_B: Tensor | None = None) -> Tensor:
         """Return the vectors behind :meth:`forward`'s logits, after the final norm, shape (B, L, D)."""
         x_BLD, mask, turn = self._begin(read, cache, padding_B)
-        return self.final_norm(self.transformer(self.dropout(x_BLD), mask=mask, cache=cache, turn=turn))
+        y_BLD = None if cache is None or mask is not None else step(self.transformer, x_BLD, cache, turn)
+        if y_BLD is None:
+            y_BLD = self.transformer(self.dropout(x_BLD), mask=mask, cache=cache, turn=turn)
+        return self.final_norm(y_BLD)
 
     def _begin(
         self, read: Tensor, cache: KVCache | None, padding_B: Tensor | None

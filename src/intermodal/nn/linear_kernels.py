@@ -11,7 +11,6 @@ widened as they are read, so that half as much is.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -32,12 +31,12 @@ PIECE = 1 << 16
 _FIELDS = 10
 """Addresses of x (float32), weight, bias (0 for none) and y (float32); N, C, O; half; rows of weight taken at a time, and
 the first that is not yet taken."""
-_FAST = {"reassoc", "contract", "nsz"}
+FAST = {"reassoc", "contract", "nsz"}
+"""What compiled sums may do: change their order."""
 _Task = ctypes.c_int64 * _FIELDS
 
 
-@intrinsic
-def _pointer(context: Any, address: Any) -> Any:
+def _make_pointer(context: Any, address: Any) -> Any:
     """Return the pointer to an address."""
     del context
 
@@ -47,8 +46,10 @@ def _pointer(context: Any, address: Any) -> Any:
     return types.voidptr(address), generate
 
 
-@intrinsic
-def _taken(context: Any, numbers: Any, index: Any, count: Any) -> Any:
+pointer: Any = intrinsic(_make_pointer)
+
+
+def _make_taken(context: Any, numbers: Any, index: Any, count: Any) -> Any:
     """Add ``count`` to one of the numbers in memory, and return what it was: one thread at a time."""
     del context
 
@@ -59,13 +60,16 @@ def _taken(context: Any, numbers: Any, index: Any, count: Any) -> Any:
     return types.int64(numbers, index, count), generate
 
 
+taken: Any = intrinsic(_make_taken)
+
+
 @njit(cache=True, inline="always")
-def _wide(bits: Any) -> Any:
+def wide(bits: Any) -> Any:
     """Return the float32 whose upper half these 16 bits are."""
     return np.uint32(np.uint32(bits) << np.uint32(16)).view(np.float32)
 
 
-@njit(cache=True, fastmath=_FAST)
+@njit(cache=True, fastmath=FAST)
 def _single(weight_C: Any, x_C: Any) -> Any:
     total = np.float32(0)
     for i in range(len(x_C)):
@@ -73,50 +77,82 @@ def _single(weight_C: Any, x_C: Any) -> Any:
     return total
 
 
-@njit(cache=True, fastmath=_FAST)
+@njit(cache=True, fastmath=FAST)
 def _half(weight_C: Any, x_C: Any) -> Any:
     total = np.float32(0)
     for i in range(len(x_C)):
-        total += _wide(weight_C[i]) * x_C[i]
+        total += wide(weight_C[i]) * x_C[i]
     return total
+
+
+@njit(cache=True)
+def dot(rows_at: Any, row: Any, half: Any, x_C: Any) -> Any:
+    """Return the product of float32 values with one of the rows, as long, that stand at an address."""
+    count = len(x_C)
+    if half:
+        return _half(carray(pointer(rows_at + 2 * row * count), count, np.uint16), x_C)
+    return _single(carray(pointer(rows_at + 4 * row * count), count, np.float32), x_C)
+
+
+@njit(cache=True)
+def number(numbers_at: Any, index: Any, half: Any) -> Any:
+    """Return one of the numbers that stand at an address; 0 where there is none."""
+    if numbers_at == 0:
+        return np.float32(0)
+    if half:
+        return wide(carray(pointer(numbers_at + 2 * index), 1, np.uint16)[0])
+    return carray(pointer(numbers_at + 4 * index), 1, np.float32)[0]
 
 
 @cfunc(types.void(types.CPointer(types.int64)), cache=True)
 def _work(task: Any) -> None:
     """Take pieces of the matrix until none is left."""
     at = carray(task, _FIELDS)
-    rows, inputs, outputs, step = at[4], at[5], at[6], at[8]
-    x_NC = carray(_pointer(at[0]), (rows, inputs), np.float32)  # type: ignore[call-arg] # the context is numba's
-    y_NO = carray(_pointer(at[3]), (rows, outputs), np.float32)
+    rows, inputs, outputs, half, step = at[4], at[5], at[6], at[7], at[8]
+    x_NC = carray(pointer(at[0]), (rows, inputs), np.float32)
+    y_NO = carray(pointer(at[3]), (rows, outputs), np.float32)
     while True:
-        first = _taken(task, 9, step)
+        first = taken(task, 9, step)
         if first >= outputs:
             return
         for o in range(first, min(first + step, outputs)):
             for n in range(rows):
-                if at[7]:
-                    weight_C = carray(_pointer(at[1] + 2 * o * inputs), inputs, np.uint16)
-                    y_NO[n, o] = _half(weight_C, x_NC[n])
-                    if at[2]:
-                        y_NO[n, o] += _wide(carray(_pointer(at[2]), outputs, np.uint16)[o])
-                else:
-                    weight_C = carray(_pointer(at[1] + 4 * o * inputs), inputs, np.float32)
-                    y_NO[n, o] = _single(weight_C, x_NC[n])
-                    if at[2]:
-                        y_NO[n, o] += carray(_pointer(at[2]), outputs, np.float32)[o]
+                y_NO[n, o] = dot(at[1], o, half, x_NC[n]) + number(at[2], o, half)
 
 
-def _team() -> Callable[..., None] | None:
-    """Return what lets the threads of torch's team do the same, GNU OpenMP's ``GOMP_parallel``; None without it."""
-    try:
-        found = ctypes.CDLL(None).GOMP_parallel
-    except (AttributeError, OSError, TypeError):
-        return None
-    found.argtypes, found.restype = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint), None
-    return found
+class Team:
+    """Compiled work, done by threads of torch's own team where that is GNU OpenMP's, and else by one.
+
+    Args:
+        work: a function of an address, compiled, of which each thread does a share.
+    """
+
+    def __init__(self, work: Any) -> None:
+        self._address, self._alone, self._together = work.address, work.ctypes, None
+        self.barrier = 0
+        """The address of what lets all threads wait for each other; 0 where there is one."""
+        try:
+            library = ctypes.CDLL(None)
+            self.barrier = ctypes.cast(library.GOMP_barrier, ctypes.c_void_p).value or 0
+            self._together = library.GOMP_parallel
+        except (AttributeError, OSError, TypeError):
+            return
+        uint = ctypes.c_uint
+        self._together.argtypes, self._together.restype = (ctypes.c_void_p, ctypes.c_void_p, uint, uint), None
+
+    def threads(self, most: int) -> int:
+        """Return how many threads there are, ``most`` of them at most."""
+        return 1 if self._together is None else max(min(torch.get_num_threads(), most), 1)
+
+    def __call__(self, task: Any, threads: int) -> None:
+        """Do the work on a task, an array of ctypes."""
+        if threads > 1 and self._together is not None:
+            self._together(self._address, task, threads, 0)
+        else:
+            self._alone(task)
 
 
-_ALONE, _TOGETHER = _work.ctypes, _team()
+_TEAM = Team(_work)
 
 
 def multiply(x: Tensor, weight_OC: Tensor, bias_O: Tensor | None) -> Tensor:
@@ -133,9 +169,5 @@ def multiply(x: Tensor, weight_OC: Tensor, bias_O: Tensor | None) -> Tensor:
     task = _Task(
         x.data_ptr(), weight_OC.data_ptr(), bias_at, y.data_ptr(), y.numel() // outputs, inputs, outputs, half, step, 0
     )
-    threads = min(torch.get_num_threads(), -(-outputs // step))
-    if threads > 1 and _TOGETHER is not None:
-        _TOGETHER(_work.address, task, threads, 0)
-    else:
-        _ALONE(task)
+    _TEAM(task, _TEAM.threads(-(-outputs // step)))
     return y.bfloat16() if half else y
