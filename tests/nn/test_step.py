@@ -203,6 +203,7 @@ def test_what_is_watched_from_some_step_on_is_called_from_there(spy: Spy) -> Non
     network.hidden(tokens(1, 1), cache)
     assert seen == [1]
     handle.remove()
+    network.hidden(tokens(1, 2), cache)
     network.hidden(tokens(1, 1), cache)
     assert seen == [1]
     assert spy.taken == 4

@@ -45,6 +45,8 @@ class _Form(NamedTuple):
     eps: float
 
 
+_BY_BLOCKS = object()
+"""A plan for blocks that compiled code does not take."""
 _NOTHING = _Form(0, 0, 0, 0, False, 0, False, 0.0)
 
 
@@ -84,20 +86,21 @@ class _Plan(NamedTuple):
 def step(transformer: Transformer, x_N1D: Tensor, cache: KVCache, turn: Turn | None) -> Tensor | None:
     """Return what the blocks make of a position behind those of the cache, (N, 1, D), and keep its keys and values.
 
-    ``turn`` is of this position, the same for all sequences. None, with nothing done, where compiled code is not for it.
+    ``turn`` is of this position, the same for all sequences. None, with nothing done, where compiled code is not for it;
+    blocks that it does not take are not looked at again before further positions are read at once.
     """
     kernels = _compiled() if _is_for(x_N1D, cache, turn) and not transformer.training else None
     if kernels is None:
         cache.plan = None
         return None
     plan = cache.plan
-    if not isinstance(plan, _Plan) or not plan.holds(len(x_N1D), cache):
-        cache.plan = plan = _planned(transformer, x_N1D, cache)
+    if plan is None or (isinstance(plan, _Plan) and not plan.holds(len(x_N1D), cache)):
+        cache.plan = plan = _planned(transformer, x_N1D, cache) or _BY_BLOCKS
     kept, room = cache.length, cache.layers[0].capacity
-    if plan is None or kept >= room:
+    if not isinstance(plan, _Plan) or kept >= room:
         return None
     (rows, _, width), form, blocks = x_N1D.shape, plan.form, len(cache.layers)
-    x_ND = x_N1D.to(torch.float32, copy=True).reshape(rows, width)
+    x_ND = x_N1D.to(torch.float32, copy=True).reshape(rows, width).contiguous()
     threads = kernels.TEAM.threads(plan.threads)
     sizes = rows, width, form.heads, form.kv_heads, form.head_width, form.hidden, kept
     shared = x_ND.new_empty(kernels.shared_size(sizes))
