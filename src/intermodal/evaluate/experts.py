@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from intermodal.core.progress import Progress
@@ -84,7 +85,8 @@ def evaluate_experts(
     so alone, without the dual encoder's score; ``told``, how often the fusion encoder is right about pairs and hard
     wrong pairs, half of each (chance 0.5). ``words`` and ``patches``, the share of hidden words and patches that are
     named beside the whole picture or text, with ``blind_`` beside that of another pair, ``alone_`` beside nothing, and
-    ``chance_`` where the most frequent word or code of these is always said. ``cider`` and the other figures of
+    ``chance_`` where the most frequent word or code of these is always said; ``words_nats`` and so on are the cross
+    entropies, which tell smaller differences. ``cider`` and the other figures of
     captions, with ``nearest_cider`` of those of the nearest training picture.
 
     Args:
@@ -233,7 +235,7 @@ def masked(method: Experts, ready: Prepared, swap: Swap | None = None) -> dict[s
     """Return the shares of hidden words and patches that are named right; the same are hidden each time.
 
     ``words`` and ``patches`` beside the whole other modality, ``blind_`` beside another pair's, ``alone_`` beside
-    nothing, and ``chance_``: the share of the most frequent of them.
+    nothing, and ``chance_``: the share of the most frequent of them. With ``_nats`` behind it, the mean cross entropy.
     """
     generator, network, config = torch.Generator().manual_seed(SEED), method.network, method.config
     image, text = ready.image, ready.own
@@ -241,16 +243,20 @@ def masked(method: Experts, ready: Prepared, swap: Swap | None = None) -> dict[s
         hidden, code = some(network.words(text), config.masked, generator), method.patch_codes(image)
         holes = some(torch.ones_like(code, dtype=torch.bool), config.masked_patches, generator)
         holed, real = text.masked_fill(hidden, network.mask_id), network.real(text)
-        named, first = {}, network.config.image_tokens
+        named, nats, first = {}, dict[str, float](), network.config.image_tokens
         for name, other in (("", image), ("blind_", image.roll(1, 0)), ("alone_", None)):
             x_BLD = network(other, holed, real_BL=real, swap=swap)
-            named[f"{name}words"] = method.word_head(x_BLD[:, -text.shape[1] :][hidden]).argmax(1) == text[hidden]
+            logits_MV = method.word_head(x_BLD[:, -text.shape[1] :][hidden]).float()
+            named[f"{name}words"] = logits_MV.argmax(1) == text[hidden]
+            nats[f"{name}words_nats"] = float(F.cross_entropy(logits_MV, text[hidden]))
         for name, words in (("", text), ("blind_", text.roll(1, 0)), ("alone_", None)):
             x_BLD = network(image, words, hidden_BP=holes, swap=swap)
-            named[f"{name}patches"] = method.code_head(x_BLD[:, 1:first][holes]).argmax(1) == code[holes]
+            logits_MK = method.code_head(x_BLD[:, 1:first][holes]).float()
+            named[f"{name}patches"] = logits_MK.argmax(1) == code[holes]
+            nats[f"{name}patches_nats"] = float(F.cross_entropy(logits_MK, code[holes]))
         named["chance_words"] = text[hidden] == text[hidden].mode().values
         named["chance_patches"] = code[holes] == code[holes].mode().values
-    return {name: float(right.float().mean()) for name, right in named.items()}
+    return {name: float(right.float().mean()) for name, right in named.items()} | nats
 
 
 def captioned(  # noqa: PLR0917 - one call, from above

@@ -132,16 +132,20 @@ def experts() -> ExpertsRecipe:
 def experts_flickr() -> ExpertsRecipe:
     """The same on Flickr8k's photographs with five captions each (needs ``INTERMODAL_DATA``).
 
-    ``intermodal train experts-flickr``, 9.5 CPU minutes: R@10 0.24 over 300 photographs (chance 0.03). Nor does the fusion
-    encoder learn here, in this time, to look at the other modality.
+    ``intermodal train experts-flickr``, 40 CPU minutes: R@10 0.31 over 300 photographs (chance 0.03), and captions of CIDEr
+    0.16, those of the nearest training photograph 0.09. Hidden words are told better beside their own photograph than
+    beside another; hidden patches beside their text are not.
     """
     recipe = experts().on(Flickr8kSource())
     return recipe.replace(
         name="experts-flickr",
-        expect=reaches("r10", 0.18, 0.30, "300 validation photographs", 9.5),
+        expect=reaches("r10", 0.25, 0.38, "300 validation photographs", 40.1),
         train__eval_every=0,
+        train__steps=2000,
         final_split="validation",
         tokenizer=TokenizerConfig(kind="bpe", vocab_size=3000, context_length=28),
         augment=ImageAugment(flip=0.5, scale=(1.0, 1.3)),
+        optim__lr=2e-3,
+        model__masked=0.7,
         model__masked_weight=0.5,
     )
