@@ -227,6 +227,15 @@ def test_where_it_is_not_for_blocks_go_one_by_one(spy: Spy) -> None:
     assert spy.taken == 0
 
 
+def test_a_gradient_is_refused_as_ever(spy: Spy) -> None:
+    network, cache = made(CONFIGS["gelu"]).requires_grad_(True), made(CONFIGS["gelu"]).new_cache()
+    with torch.no_grad():
+        network.hidden(tokens(1, 3), cache)
+    with pytest.raises(ValueError, match="keeps no gradients"):
+        network.hidden(tokens(1, 1), cache)
+    assert spy.taken == 0
+
+
 @torch.no_grad()
 def test_a_full_memory_refuses_as_ever(spy: Spy) -> None:
     network, cache = made(CONFIGS["gelu"]), made(CONFIGS["gelu"]).new_cache(4)

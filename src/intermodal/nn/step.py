@@ -1,6 +1,6 @@
 """One new position of a few sequences through a transformer's blocks, in one piece of compiled code where that can be.
 
-Which is where numba is installed, on a CPU, in single precision or bfloat16, where nothing is learnt, nothing watches the
+Which is where numba is installed, on a CPU, in single precision or bfloat16, where gradients are off, nothing watches the
 parts (hooks), and the blocks are made of the library's own attention, MLPs and norms, as those of every
 :class:`~intermodal.nn.causal.CausalTransformer` are. Elsewhere the blocks are called one by one, for the same numbers.
 
@@ -82,7 +82,6 @@ class _Plan(NamedTuple):
         return all((t := where[name]) is not None and t.data_ptr() == at for name, where, at in self.tensors)
 
 
-@torch.no_grad()
 def step(transformer: Transformer, x_N1D: Tensor, cache: KVCache, turn: Turn | None) -> Tensor | None:
     """Return what the blocks make of a position behind those of the cache, (N, 1, D), and keep its keys and values.
 
@@ -119,7 +118,7 @@ def _is_for(x_N1D: Tensor, cache: KVCache, turn: Turn | None) -> bool:
     """Say whether a step is one that compiled code takes, as far as its numbers tell."""
     plain = type(x_N1D) is Tensor and x_N1D.is_cpu and x_N1D.dtype in (torch.float32, torch.bfloat16)
     few = x_N1D.shape[1] == 1 and 0 < len(x_N1D) <= ROWS and cache.length > 0
-    if not plain or not few or torch.is_autocast_enabled("cpu"):
+    if not plain or not few or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
         return False
     return turn is None or all(t.shape[:-1].numel() == 1 and _plain(t, x_N1D.dtype) for t in turn)
 
