@@ -238,25 +238,26 @@ def masked(method: Experts, ready: Prepared, swap: Swap | None = None) -> dict[s
     nothing, and ``chance_``: the share of the most frequent of them. With ``_nats`` behind it, the mean cross entropy.
     """
     generator, network, config = torch.Generator().manual_seed(SEED), method.network, method.config
-    image, text = ready.image, ready.own
+    image, text, found = ready.image, ready.own, dict[str, float]()
+
+    def note(name: str, logits_MV: Tensor, right_M: Tensor) -> None:
+        found[name] = float((logits_MV.argmax(1) == right_M).float().mean())
+        found[f"{name}_nats"] = float(F.cross_entropy(logits_MV.float(), right_M))
+
     with method.evaluating():
         hidden, code = some(network.words(text), config.masked, generator), method.patch_codes(image)
         holes = some(torch.ones_like(code, dtype=torch.bool), config.masked_patches, generator)
         holed, real = text.masked_fill(hidden, network.mask_id), network.real(text)
-        named, nats, first = {}, dict[str, float](), network.config.image_tokens
+        first = network.config.image_tokens
         for name, other in (("", image), ("blind_", image.roll(1, 0)), ("alone_", None)):
             x_BLD = network(other, holed, real_BL=real, swap=swap)
-            logits_MV = method.word_head(x_BLD[:, -text.shape[1] :][hidden]).float()
-            named[f"{name}words"] = logits_MV.argmax(1) == text[hidden]
-            nats[f"{name}words_nats"] = float(F.cross_entropy(logits_MV, text[hidden]))
+            note(f"{name}words", method.word_head(x_BLD[:, -text.shape[1] :][hidden]), text[hidden])
         for name, words in (("", text), ("blind_", text.roll(1, 0)), ("alone_", None)):
             x_BLD = network(image, words, hidden_BP=holes, swap=swap)
-            logits_MK = method.code_head(x_BLD[:, 1:first][holes]).float()
-            named[f"{name}patches"] = logits_MK.argmax(1) == code[holes]
-            nats[f"{name}patches_nats"] = float(F.cross_entropy(logits_MK, code[holes]))
-        named["chance_words"] = text[hidden] == text[hidden].mode().values
-        named["chance_patches"] = code[holes] == code[holes].mode().values
-    return {name: float(right.float().mean()) for name, right in named.items()} | nats
+            note(f"{name}patches", method.code_head(x_BLD[:, 1:first][holes]), code[holes])
+        for name, right_M in (("words", text[hidden]), ("patches", code[holes])):
+            found[f"chance_{name}"] = float((right_M == right_M.mode().values).float().mean())
+    return found
 
 
 def captioned(  # noqa: PLR0917 - one call, from above

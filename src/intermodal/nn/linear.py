@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from intermodal.core.errors import MissingExtraError
 
-__all__ = ["Linear", "linear", "pointwise", "quicken"]
+__all__ = ["Linear", "linear", "plain", "pointwise", "quicken"]
 
 SAMPLES = 16
 """From so many samples on torch gives a 1 x 1 convolution to oneDNN."""
@@ -99,15 +99,16 @@ def _fits(x: Tensor, weight_OC: Tensor, bias_O: Tensor | None) -> bool:
     """Say whether addresses tell all about the tensors: plain ones, of one type and in memory, whose sizes fit."""
     if type(x) not in _PLAIN or not x.is_cpu or weight_OC.dim() != 2 or torch.is_autocast_enabled("cpu"):
         return False
-    if not _like(weight_OC, x) or (bias_O is not None and not _like(bias_O, x)):
+    if not plain(weight_OC, x.dtype) or (bias_O is not None and not plain(bias_O, x.dtype)):
         return False
     outputs, inputs = weight_OC.shape
     same = inputs == x.shape[-1] and (bias_O is None or bias_O.shape == (outputs,))
     return same and inputs * outputs >= SMALL
 
 
-def _like(kept: Tensor, x: Tensor) -> bool:
-    return kept.dtype == x.dtype and kept.is_cpu and kept.is_contiguous()
+def plain(tensor: Tensor, dtype: torch.dtype) -> bool:
+    """Say whether a tensor is of this type, in a CPU's memory, and without gaps."""
+    return tensor.dtype == dtype and tensor.is_cpu and tensor.is_contiguous()
 
 
 def _pays(x: Tensor, rows: int) -> bool:

@@ -11,6 +11,7 @@ widened as they are read, so that half as much is.
 from __future__ import annotations
 
 import ctypes
+import math
 from typing import Any
 
 import numpy as np
@@ -28,9 +29,12 @@ except ImportError as error:
 
 PIECE = 1 << 16
 """Weights that a thread takes at a time: ten microseconds of reading."""
-_FIELDS = 10
-"""Addresses of x (float32), weight, bias (0 for none) and y (float32); N, C, O; half; rows of weight taken at a time, and
-the first that is not yet taken."""
+_FIELDS = 9
+"""Addresses of x (float32), weight, bias (0 for none) and y (float32); N, C, O; half; and the first row of the weight that
+is not yet taken."""
+GELU, GELU_TANH, QUICK_GELU, SILU, RELU = range(5)
+"""In the order of :data:`intermodal.nn.transformer.ACTIVATIONS`."""
+ADD, PUT = -1, -2
 FAST = {"reassoc", "contract", "nsz"}
 """What compiled sums may do: change their order."""
 _Task = ctypes.c_int64 * _FIELDS
@@ -104,20 +108,58 @@ def number(numbers_at: Any, index: Any, half: Any) -> Any:
     return carray(pointer(numbers_at + 4 * index), 1, np.float32)[0]
 
 
-@cfunc(types.void(types.CPointer(types.int64)), cache=True)
-def _work(task: Any) -> None:
-    """Take pieces of the matrix until none is left."""
-    at = carray(task, _FIELDS)
-    rows, inputs, outputs, half, step = at[4], at[5], at[6], at[7], at[8]
-    x_NC = carray(pointer(at[0]), (rows, inputs), np.float32)
-    y_NO = carray(pointer(at[3]), (rows, outputs), np.float32)
+@njit(cache=True, inline="always")
+def _activated(x: Any, kind: Any) -> Any:
+    one = np.float32(1)
+    if kind == GELU_TANH:  # half of 1 + tanh(u) is the logistic function of 2 u
+        u = np.float32(math.sqrt(8 / math.pi)) * (x + np.float32(0.044715) * x * x * x)
+        return x / (one + math.exp(-u))
+    if kind == GELU:
+        return np.float32(0.5) * x * (one + math.erf(x * np.float32(math.sqrt(0.5))))
+    if kind == QUICK_GELU:
+        return x / (one + math.exp(np.float32(-1.702) * x))
+    if kind == SILU:
+        return x / (one + math.exp(-x))
+    return max(x, np.float32(0))
+
+
+@njit(cache=True)
+def product(  # noqa: PLR0917 - compiled code takes its arguments one by one
+    task: Any, counter: Any, half: Any, x_NC: Any, weight_at: Any, bias_at: Any, y_NO: Any, then: Any, gated: Any
+) -> None:
+    """Take pieces of a matrix until none is left, and multiply x with them.
+
+    ``counter`` is the place in ``task`` of the first row that is not yet taken. ``then`` says what becomes of a product:
+    ``PUT``, ``ADD`` to what is there, or an activation. Where there are gates, they are the second half of the matrix, and
+    each goes with its value.
+    """
+    (rows, inputs), outputs = x_NC.shape, y_NO.shape[1]
+    step = max(PIECE // max(inputs, 1), 1)
     while True:
-        first = taken(task, 9, step)
+        first = taken(task, counter, step)
         if first >= outputs:
             return
         for o in range(first, min(first + step, outputs)):
             for n in range(rows):
-                y_NO[n, o] = dot(at[1], o, half, x_NC[n]) + number(at[2], o, half)
+                y = dot(weight_at, o, half, x_NC[n]) + number(bias_at, o, half)
+                if gated:
+                    gate = dot(weight_at, o + outputs, half, x_NC[n]) + number(bias_at, o + outputs, half)
+                    y_NO[n, o] = y * _activated(gate, then)
+                elif then == ADD:
+                    y_NO[n, o] += y
+                elif then == PUT:
+                    y_NO[n, o] = y
+                else:
+                    y_NO[n, o] = _activated(y, then)
+
+
+@cfunc(types.void(types.CPointer(types.int64)), cache=True)
+def _work(task: Any) -> None:
+    at = carray(task, _FIELDS)
+    rows, inputs, outputs = at[4], at[5], at[6]
+    x_NC = carray(pointer(at[0]), (rows, inputs), np.float32)
+    y_NO = carray(pointer(at[3]), (rows, outputs), np.float32)
+    product(task, _FIELDS - 1, at[7], x_NC, at[1], at[2], y_NO, PUT, False)
 
 
 class Team:
@@ -165,9 +207,7 @@ def multiply(x: Tensor, weight_OC: Tensor, bias_O: Tensor | None) -> Tensor:
     x = x.float()
     y = x.new_empty((*x.shape[:-1], outputs))
     bias_at = 0 if bias_O is None else bias_O.data_ptr()
-    step = max(PIECE // max(inputs, 1), 1)
-    task = _Task(
-        x.data_ptr(), weight_OC.data_ptr(), bias_at, y.data_ptr(), y.numel() // outputs, inputs, outputs, half, step, 0
-    )
+    rows, step = y.numel() // outputs, max(PIECE // max(inputs, 1), 1)
+    task = _Task(x.data_ptr(), weight_OC.data_ptr(), bias_at, y.data_ptr(), rows, inputs, outputs, half, 0)
     _TEAM(task, _TEAM.threads(-(-outputs // step)))
     return y.bfloat16() if half else y

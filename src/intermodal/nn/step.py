@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from intermodal.core.errors import MissingExtraError
 from intermodal.nn.cache import KVCache
-from intermodal.nn.linear import Linear
+from intermodal.nn.linear import Linear, plain
 from intermodal.nn.transformer import ACTIVATIONS, MLP, Attention, Block, GatedMLP, Transformer, Turn
 
 ROWS = 4
@@ -33,7 +33,7 @@ _KINDS = {function: kind for kind, function in enumerate(ACTIVATIONS.values())}
 
 
 class _Form(NamedTuple):
-    """What all blocks share, as compiled code takes it."""
+    """What all blocks share, in the order and as compiled code takes it: ``eps`` by its bits."""
 
     heads: int
     kv_heads: int
@@ -42,12 +42,12 @@ class _Form(NamedTuple):
     gated: bool
     activation: int
     rms: bool
-    eps: float
+    eps: int
 
 
 _BY_BLOCKS = object()
 """A plan for blocks that compiled code does not take."""
-_NOTHING = _Form(0, 0, 0, 0, False, 0, False, 0.0)
+_NOTHING = _Form(0, 0, 0, 0, False, 0, False, 0)
 
 
 class _Plan(NamedTuple):
@@ -101,13 +101,13 @@ def step(transformer: Transformer, x_N1D: Tensor, cache: KVCache, turn: Turn | N
     (rows, _, width), form, blocks = x_N1D.shape, plan.form, len(cache.layers)
     x_ND = x_N1D.to(torch.float32, copy=True).reshape(rows, width).contiguous()
     threads = kernels.TEAM.threads(plan.threads)
-    sizes = rows, width, form.heads, form.kv_heads, form.head_width, form.hidden, kept
-    shared = x_ND.new_empty(kernels.shared_size(sizes))
+    sizes = rows, width, *form[:4], kept
+    shared = x_ND.new_empty(kernels.shared_ends(sizes)[-1])
     own = x_ND.new_empty(threads * kernels.own_size(rows, width, form.head_width))
     turns = [0, 0] if turn is None else [t.data_ptr() for t in turn]
-    eps, half = struct.unpack("q", struct.pack("d", form.eps))[0], x_N1D.dtype != torch.float32
-    at = [*turns, x_ND.data_ptr(), shared.data_ptr(), own.data_ptr(), kernels.TEAM.barrier]
-    head = [*sizes, room, form.gated, form.activation, form.rms, eps, half, blocks, *at, threads, 0]
+    wait = kernels.TEAM.barrier if threads > 1 else 0
+    at = [*turns, x_ND.data_ptr(), shared.data_ptr(), own.data_ptr(), wait]
+    head = [*sizes, room, *form[4:], x_N1D.dtype != torch.float32, blocks, *at, 0]
     kernels.TEAM(kernels.task(head + plan.parts, blocks), threads)
     for layer in cache.layers:
         layer.length += 1
@@ -116,11 +116,11 @@ def step(transformer: Transformer, x_N1D: Tensor, cache: KVCache, turn: Turn | N
 
 def _is_for(x_N1D: Tensor, cache: KVCache, turn: Turn | None) -> bool:
     """Say whether a step is one that compiled code takes, as far as its numbers tell."""
-    plain = type(x_N1D) is Tensor and x_N1D.is_cpu and x_N1D.dtype in (torch.float32, torch.bfloat16)
+    known = type(x_N1D) is Tensor and x_N1D.is_cpu and x_N1D.dtype in (torch.float32, torch.bfloat16)
     few = x_N1D.shape[1] == 1 and 0 < len(x_N1D) <= ROWS and cache.length > 0
-    if not plain or not few or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
+    if not known or not few or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
         return False
-    return turn is None or all(t.shape[:-1].numel() == 1 and _plain(t, x_N1D.dtype) for t in turn)
+    return turn is None or all(t.shape[:-1].numel() == 1 and plain(t, x_N1D.dtype) for t in turn)
 
 
 @functools.cache
@@ -142,7 +142,7 @@ def _planned(transformer: Transformer, x_N1D: Tensor, cache: KVCache) -> _Plan |
         form, own, memory = _form(block), _tensors(block), layer.memory
         forms.add(form)
         given = [t for t in own if t is not None]
-        if form is None or memory is None or any(not _plain(t, x_N1D.dtype) for t in (*given, memory)):
+        if form is None or memory is None or any(not plain(t, x_N1D.dtype) for t in (*given, memory)):
             return None
         if memory.shape != (2, len(x_N1D), form.kv_heads, cache.layers[0].capacity, form.head_width):
             return None
@@ -169,10 +169,6 @@ def _memory(cache: KVCache) -> list[tuple[int, int]]:
     return [(0, 0) if memory is None else (memory.data_ptr(), memory.nbytes) for memory in memories]
 
 
-def _plain(tensor: Tensor, dtype: torch.dtype) -> bool:
-    return tensor.dtype == dtype and tensor.is_cpu and tensor.is_contiguous()
-
-
 def _form(block: Any) -> _Form | None:
     """Return what a block is; None for one that compiled code does not know, or that is watched."""
     if type(block) is not Block:
@@ -192,7 +188,7 @@ def _form(block: Any) -> _Form | None:
     if norm1.eps is None or norm1.eps != norm2.eps or norm1.weight is None or norm2.weight is None:
         return None
     sizes = attention.heads, attention.kv_heads, attention.head_width, mlp.fc2.in_features
-    return _Form(*sizes, type(mlp) is GatedMLP, kind, rms, float(norm1.eps))
+    return _Form(*sizes, type(mlp) is GatedMLP, kind, rms, *struct.unpack("q", struct.pack("d", norm1.eps)))
 
 
 def _tensors(block: Any) -> list[Tensor | None]:

@@ -13,13 +13,12 @@ from __future__ import annotations
 
 import ctypes
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from intermodal.core.errors import MissingExtraError
-from intermodal.nn.linear_kernels import FAST, PIECE, Team, dot, number, pointer, taken, wide
+from intermodal.nn.linear_kernels import ADD, FAST, PUT, Team, dot, number, pointer, product, taken, wide
 
 try:
     from llvmlite import ir
@@ -28,32 +27,37 @@ try:
 except ImportError as error:
     raise MissingExtraError("numba", "text") from error
 
-HEAD = 22
-"""Numbers that a task begins with: N, D, H, G, K, M; S and the positions that there is room for; gated, activation, norms by
-the root mean square, their epsilon's bits (float64), half, blocks; the addresses of cosines and sines (0 for none), of
-x (N, D), of shared memory (:func:`shared_size`) and of each thread's own (:func:`own_size`), all float32; of what lets
-threads wait, how many threads there are, and how many have come."""
+(ROWS, WIDTH, HEADS, KV_HEADS, HEAD_WIDTH, HIDDEN, KEPT, ROOM, GATED, ACTIVATION, RMS, EPS) = range(12)
+"""The numbers that a task begins with: N, D, H, G, K, M; S and the positions that there is room for; of the MLPs; of the
+norms, their epsilon by its bits (float64)."""
+(HALF, BLOCKS, COS, SIN, X, SHARED, OWN, WAIT, CAME) = range(12, 21)
+"""And further: whether weights are bfloat16, how many blocks there are, and addresses: of cosines and sines (0 for none), of
+x (N, D), of shared memory (:func:`shared_ends`) and of each thread's own (:func:`own_size`), all float32, and of what lets
+threads wait (0 for one thread). The last counts those that have come."""
+HEAD = 21
 FIELDS = 14
 """Addresses of a block's parts: weights and biases (0 for none) of norm1, qkv, out, norm2, fc1, fc2; keys; values."""
 PHASES = 5
 """Of a block: before the attention, the attention, behind it, and two of the MLP; each counts what is taken."""
-GELU, GELU_TANH, QUICK_GELU, SILU, RELU = range(5)
-_ADD, _PUT = -1, -2
-"""What becomes of a product in place of an activation: added to what is there, or put there."""
 
 
-def shared_size(sizes: Sequence[int]) -> int:
-    """Return how many float32 numbers all threads share: queries, keys and values; results; hidden values; scores.
+@njit(cache=True)
+def shared_ends(sizes: Any) -> Any:
+    """Return where the parts of the memory that all threads share end, in float32 numbers.
 
-    ``sizes`` are the first seven numbers of a task.
+    They are queries, keys and values; results; hidden values; scores. ``sizes`` are the first seven numbers of a task.
     """
     rows, _, heads, kv_heads, head_width, hidden, kept = sizes
-    return rows * ((2 * heads + 2 * kv_heads) * head_width + hidden + heads * (kept + 1))
+    first = rows * (heads + 2 * kv_heads) * head_width
+    second = first + rows * heads * head_width
+    third = second + rows * hidden
+    return first, second, third, third + rows * heads * (kept + 1)
 
 
-def own_size(rows: int, width: int, head_width: int) -> int:
-    """Return how many float32 numbers each thread has for itself: of a norm, and of one head."""
-    return (rows + 2) * width + 4 * head_width
+@njit(cache=True)
+def own_size(rows: Any, width: Any, head_width: Any) -> Any:
+    """Return how many float32 numbers each thread has for itself: of a norm, and a key and a query."""
+    return (rows + 2) * width + 2 * head_width
 
 
 def _make_call(context: Any, address: Any) -> Any:
@@ -69,6 +73,13 @@ def _make_call(context: Any, address: Any) -> Any:
 
 
 _call: Any = intrinsic(_make_call)
+
+
+@njit(cache=True, inline="always")
+def _meet(wait: Any) -> None:
+    """Wait until all threads are here."""
+    if wait:
+        _call(wait)
 
 
 @njit(cache=True, inline="always")
@@ -101,51 +112,11 @@ def _norm(at: Any, scale_at: Any, shift_at: Any, x_ND: Any, own: Any) -> Any:
     scale_D, shift_D = own[:width], own[width : 2 * width]
     y_ND = own[2 * width : (rows + 2) * width].reshape(rows, width)
     for i in range(width):
-        scale_D[i], shift_D[i] = number(scale_at, i, at[12]), number(shift_at, i, at[12])
-    eps = np.int64(at[11]).view(np.float64)
+        scale_D[i], shift_D[i] = number(scale_at, i, at[HALF]), number(shift_at, i, at[HALF])
+    eps = np.int64(at[EPS]).view(np.float64)
     for n in range(rows):
-        _normed(x_ND[n], scale_D, shift_D, at[10], eps, y_ND[n])
+        _normed(x_ND[n], scale_D, shift_D, at[RMS], eps, y_ND[n])
     return y_ND
-
-
-@njit(cache=True, inline="always")
-def _activated(x: Any, kind: Any) -> Any:
-    one = np.float32(1)
-    if kind == GELU_TANH:  # half of 1 + tanh(u) is the logistic function of 2 u
-        u = np.float32(math.sqrt(8 / math.pi)) * (x + np.float32(0.044715) * x * x * x)
-        return x / (one + math.exp(-u))
-    if kind == GELU:
-        return np.float32(0.5) * x * (one + math.erf(x * np.float32(math.sqrt(0.5))))
-    if kind == QUICK_GELU:
-        return x / (one + math.exp(np.float32(-1.702) * x))
-    if kind == SILU:
-        return x / (one + math.exp(-x))
-    return max(x, np.float32(0))
-
-
-@njit(cache=True)
-def _product(  # noqa: PLR0917 - compiled code takes its arguments one by one
-    task: Any, counter: Any, half: Any, x_NC: Any, weight_at: Any, bias_at: Any, y_NO: Any, then: Any, gated: Any
-) -> None:
-    """Take pieces of a matrix; where there are gates, they are its second half, and each goes with its value."""
-    (rows, inputs), outputs = x_NC.shape, y_NO.shape[1]
-    step = max(PIECE // inputs, 1)
-    while True:
-        first = taken(task, counter, step)
-        if first >= outputs:
-            return
-        for o in range(first, min(first + step, outputs)):
-            for n in range(rows):
-                y = dot(weight_at, o, half, x_NC[n]) + number(bias_at, o, half)
-                if gated:
-                    gate = dot(weight_at, o + outputs, half, x_NC[n]) + number(bias_at, o + outputs, half)
-                    y_NO[n, o] = y * _activated(gate, then)
-                elif then == _ADD:
-                    y_NO[n, o] += y
-                elif then == _PUT:
-                    y_NO[n, o] = y
-                else:
-                    y_NO[n, o] = _activated(y, then)
 
 
 @njit(cache=True, fastmath=FAST)
@@ -205,7 +176,8 @@ def _attend(  # noqa: PLR0917 - compiled code takes its arguments one by one
     task: Any, counter: Any, at: Any, k_at: Any, v_at: Any, qkv_N: Any, score_NHS: Any, y_N: Any, own: Any
 ) -> None:
     """Take heads of keys and values: keep the new key and value, and let their queries look."""
-    rows, heads, groups, size, kept, room, half = at[0], at[2], at[3], at[4], at[6], at[7], at[12]
+    rows, heads, groups, size = at[ROWS], at[HEADS], at[KV_HEADS], at[HEAD_WIDTH]
+    kept, room, half = at[KEPT], at[ROOM], at[HALF]
     share, scale = heads // groups, np.float32(1 / math.sqrt(size))
     k_K, q_K = own[:size], own[size : 2 * size]
     while True:
@@ -214,13 +186,13 @@ def _attend(  # noqa: PLR0917 - compiled code takes its arguments one by one
             return
         n, g = unit // groups, unit % groups
         first = (heads + g) * size
-        _turned(qkv_N[n, first : first + size], at[14], at[15], half, np.float32(1), k_K)
+        _turned(qkv_N[n, first : first + size], at[COS], at[SIN], half, np.float32(1), k_K)
         _keep(k_at, unit * room + kept, half, k_K)
         first += groups * size
         _keep(v_at, unit * room + kept, half, qkv_N[n, first : first + size])
         offset = (2 if half else 4) * unit * room * size
         for h in range(g * share, (g + 1) * share):
-            _turned(qkv_N[n, h * size : (h + 1) * size], at[14], at[15], half, scale, q_K)
+            _turned(qkv_N[n, h * size : (h + 1) * size], at[COS], at[SIN], half, scale, q_K)
             score_S = score_NHS[n, h]
             for s in range(kept + 1):
                 score_S[s] = dot(k_at + offset, s, half, q_K)
@@ -232,39 +204,31 @@ def _attend(  # noqa: PLR0917 - compiled code takes its arguments one by one
 def _work(task: Any) -> None:
     """Go through all blocks, with the other threads."""
     at = carray(task, HEAD)
-    rows, width, heads, groups, size, hidden, kept = at[0], at[1], at[2], at[3], at[4], at[5], at[6]
-    half, blocks, wait, threads = at[12], at[13], at[19], at[20]
-    x_ND = carray(pointer(at[16]), (rows, width), np.float32)
-    count = (rows + 2) * width + 4 * size
-    me = taken(task, 21, 1)
-    own = carray(pointer(at[18] + 4 * count * me), count, np.float32)
-    all_size, inner = (heads + 2 * groups) * size, heads * size
-    first = rows * all_size
-    then = first + rows * inner
-    last = then + rows * hidden
-    shared = carray(pointer(at[17]), last + rows * heads * (kept + 1), np.float32)
-    qkv_N, y_N = shared[:first].reshape(rows, all_size), shared[first:then].reshape(rows, inner)
-    hidden_NM, score_NHS = shared[then:last].reshape(rows, hidden), shared[last:].reshape(rows, heads, kept + 1)
-    for block in range(blocks):
+    sizes = at[ROWS], at[WIDTH], at[HEADS], at[KV_HEADS], at[HEAD_WIDTH], at[HIDDEN], at[KEPT]
+    rows, width, heads, _, size, hidden, kept = sizes
+    half, wait = at[HALF], at[WAIT]
+    x_ND = carray(pointer(at[X]), (rows, width), np.float32)
+    count = own_size(rows, width, size)
+    own = carray(pointer(at[OWN] + 4 * count * taken(task, CAME, 1)), count, np.float32)
+    first, second, third, end = shared_ends(sizes)
+    shared = carray(pointer(at[SHARED]), end, np.float32)
+    qkv_N, y_N = shared[:first].reshape(rows, first // rows), shared[first:second].reshape(rows, heads * size)
+    hidden_NM, score_NHS = shared[second:third].reshape(rows, hidden), shared[third:].reshape(rows, heads, kept + 1)
+    for block in range(at[BLOCKS]):
         part = carray(task, HEAD + (block + 1) * FIELDS)[HEAD + block * FIELDS :]
-        counter = HEAD + blocks * FIELDS + block * PHASES
+        counter = HEAD + at[BLOCKS] * FIELDS + block * PHASES
         normed_ND = _norm(at, part[0], part[1], x_ND, own)
-        _product(task, counter, half, normed_ND, part[2], part[3], qkv_N, _PUT, False)
-        if threads > 1:
-            _call(wait)
-        _attend(task, counter + 1, at, part[12], part[13], qkv_N, score_NHS, y_N, own[count - 4 * size :])
-        if threads > 1:
-            _call(wait)
-        _product(task, counter + 2, half, y_N, part[4], part[5], x_ND, _ADD, False)
-        if threads > 1:
-            _call(wait)
+        product(task, counter, half, normed_ND, part[2], part[3], qkv_N, PUT, False)
+        _meet(wait)
+        _attend(task, counter + 1, at, part[12], part[13], qkv_N, score_NHS, y_N, own[count - 2 * size :])
+        _meet(wait)
+        product(task, counter + 2, half, y_N, part[4], part[5], x_ND, ADD, False)
+        _meet(wait)
         normed_ND = _norm(at, part[6], part[7], x_ND, own)
-        _product(task, counter + 3, half, normed_ND, part[8], part[9], hidden_NM, at[9], at[8])
-        if threads > 1:
-            _call(wait)
-        _product(task, counter + 4, half, hidden_NM, part[10], part[11], x_ND, _ADD, False)
-        if threads > 1:
-            _call(wait)
+        product(task, counter + 3, half, normed_ND, part[8], part[9], hidden_NM, at[ACTIVATION], at[GATED])
+        _meet(wait)
+        product(task, counter + 4, half, hidden_NM, part[10], part[11], x_ND, ADD, False)
+        _meet(wait)
 
 
 TEAM = Team(_work)

@@ -67,7 +67,7 @@ def attend(
     causal: bool,
     bias: Tensor | None = None,
 ) -> Tensor:
-    """Return ``softmax(q k^T / sqrt(K) + bias) v`` (Vaswani et al. 2017, equation 1), by the faster of two ways.
+    """Return ``softmax(q k^T / sqrt(K) + bias) v`` (Vaswani et al. 2017, equation 1), by the fastest of three ways.
 
     torch's fused kernel serves everywhere but in half precision on a CPU. There the products written out are two to three
     times as fast forward (with 16 queries or more) and more so backward, at up to 512 keys; and one query alone, a step
