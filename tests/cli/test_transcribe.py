@@ -251,7 +251,7 @@ def test_an_hour_in_bounded_memory(toy: Path, tones: ModuleType, tmp_path: Path)
         check=True,
     )
     words, seconds, megabytes = map(int, ran.stdout.split())
-    assert (words, seconds) == (120, 3600) and megabytes < 110, megabytes
+    assert (words, seconds) == (120, 3600) and megabytes < 80, megabytes
 
 
 def test_a_batch_with_a_bad_recording_is_heard_one_by_one(tones: ModuleType, sounds: Path, tmp_path: Path) -> None:

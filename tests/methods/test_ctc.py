@@ -15,6 +15,7 @@ from intermodal.core.transcript import Emissions, Transcribing
 from intermodal.data.audio import Waveform
 from intermodal.data.transcripts import AudioProcessor, CharacterProcessor, PieceProcessor
 from intermodal.methods.base import Batch, Method
+from intermodal.methods.speech import recogniser
 from intermodal.methods.speech.ctc import CTC, CTCConfig, StreamingCTC, build_ctc
 from intermodal.methods.speech.ctc_decoding import Greedy, aligned, transcripts_of
 from intermodal.nn.speech_encoders import CNNEncoderConfig, ConformerEncoderConfig, LSTMEncoderConfig
@@ -109,6 +110,9 @@ def test_a_long_recording_in_windows_equals_one_pass(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(CTC, "overlap_seconds", 1.0)
     in_windows = method.emissions(wave).log_probs
     np.testing.assert_allclose(in_windows, at_once, atol=1e-4)
+    for named in (2.1, 30.0):  # seconds by a header that errs
+        monkeypatch.setattr(recogniser, "recording_seconds", lambda audio, named=named: named)
+        np.testing.assert_array_equal(method.emissions(wave).log_probs, in_windows)
 
 
 def test_words_have_times_in_order_and_confidences() -> None:

@@ -11,6 +11,7 @@ Shapes: B batch, T samples, U frames, V symbols.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
@@ -106,14 +107,17 @@ class Recogniser(Hearing):
         hop = round(self.frame_seconds * rate)
         kept = _multiple(self.window_seconds * rate, hop)
         margin = _multiple(self.overlap_seconds * rate, hop)
-        parts: list[np.ndarray] = []
-        for number, (window, before, last) in enumerate(_windows(audio, rate, kept, margin)):
-            found = self._emit_batch([Waveform(window, rate)])[0].log_probs
-            first = before // hop
-            parts.append(found[first:] if last else found[first : first + kept // hop])
-            watch("listening", min((number + 1) * kept / rate / seconds, 1.0))
         symbols, blank = self.emitted
-        return Emissions(np.concatenate(parts), symbols, blank, self.frame_seconds)
+        log_probs, count = np.empty((math.ceil(seconds * rate / hop) + 1, len(symbols)), np.float32), 0
+        for number, (window, before, last) in enumerate(_windows(audio, rate, kept, margin)):
+            found = self._emit_batch([Waveform(window, rate)])[0].log_probs[before // hop :]
+            found = found if last else found[: kept // hop]
+            if count + len(found) > len(log_probs):  # the header named a shorter recording
+                log_probs = np.concatenate([log_probs, np.empty_like(log_probs), np.empty_like(found)])
+            log_probs[count : count + len(found)] = found
+            count += len(found)
+            watch("listening", min((number + 1) * kept / rate / seconds, 1.0))
+        return Emissions(log_probs[:count], symbols, blank, self.frame_seconds)
 
 
 def recording_seconds(audio: Any) -> float:
