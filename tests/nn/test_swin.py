@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from intermodal.core.config import Config
 from intermodal.core.errors import ConfigError, DataError
 from intermodal.nn.swin import Merging, SwinConfig, SwinTransformer, WindowAttention
-from intermodal.nn.swin_windows import ContinuousBias, windows
+from intermodal.nn.swin_windows import ContinuousBias, Unit, windows
 
 VERSIONS = [1, 2]
 
@@ -39,6 +39,24 @@ def test_windows_hold_each_place_once_and_see_what_lies_beside(rows, columns, si
     for places, apart in zip(cut.place_NS.tolist(), cut.apart_NSS.tolist(), strict=True):
         for (i, one), (j, other) in itertools.product(enumerate(places), repeat=2):
             assert apart[i][j] == (part_of(one) != part_of(other))
+
+
+def test_unit_vectors_and_their_gradients_are_those_of_normalize():
+    """Of lengths from 1e-6 to 1e6, of strides as attention has them, and of zeros; the second gradient too."""
+    generator = torch.Generator().manual_seed(0)
+    lengths = 10 ** torch.linspace(-6, 6, 15, dtype=torch.float64)[None, :, None, None]
+    x = (torch.randn(2, 15, 3, 4, dtype=torch.float64, generator=generator) * lengths).transpose(1, 2).requires_grad_()
+    weight = torch.randn(2, 3, 15, 4, dtype=torch.float64, generator=generator)
+    found, wanted = Unit.apply(x), torch.nn.functional.normalize(x, dim=-1)
+    assert found.is_contiguous()
+    torch.testing.assert_close(found, wanted, rtol=0, atol=0)
+    gradients = [torch.autograd.grad((y * weight).sum(), x)[0] for y in (found, wanted)]
+    torch.testing.assert_close(*gradients)
+    zeros = torch.zeros(2, 4, requires_grad=True)
+    (Unit.apply(zeros) * 3).sum().backward()
+    assert torch.equal(zeros.grad, torch.full((2, 4), 3e12))  # as F.normalize's
+    near = torch.randn(2, 5, dtype=torch.float64, generator=generator, requires_grad=True)
+    assert torch.autograd.gradcheck(Unit.apply, near) and torch.autograd.gradgradcheck(Unit.apply, near)
 
 
 @torch.no_grad()

@@ -29,7 +29,7 @@ from intermodal.nn.cache import LayerCache
 from intermodal.nn.drop_path import check_rate, rates
 from intermodal.nn.linear import linear
 from intermodal.nn.patches import PatchConfig, PatchEmbedding
-from intermodal.nn.swin_windows import ContinuousBias, Gathers, Permute, TableBias, gathers
+from intermodal.nn.swin_windows import ContinuousBias, Gathers, Permute, TableBias, Unit, gathers
 from intermodal.nn.transformer import ACTIVATIONS, MLP, Activation, Attention, Block, block_flops
 from intermodal.nn.vit import flattened
 
@@ -180,7 +180,7 @@ class Cosines(nn.Module):
     def forward(self, q_BAQK: Tensor, k_BASK: Tensor) -> tuple[Tensor, Tensor, None]:
         """Return queries and keys whose dot products, over the root of K, are the scores; there is no bias here."""
         scale = self.log_scale.clamp(max=MOST_SCALE).exp() * q_BAQK.shape[-1] ** 0.5
-        return F.normalize(q_BAQK, dim=-1) * scale.to(q_BAQK.dtype), F.normalize(k_BASK, dim=-1), None
+        return Unit.apply(q_BAQK) * scale.to(q_BAQK.dtype), Unit.apply(k_BASK), None
 
 
 class QueryValueBias(nn.Linear):
