@@ -214,6 +214,5 @@ def llava_flickr() -> LLaVARecipe:
         clip="runs/clip-photos",
         final_split="validation",
         first_steps=40,
-        train__steps=600,
         augment=ImageAugment(flip=0.5, scale=(1.0, 1.3)),
     )
