@@ -29,7 +29,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
 import harness  # noqa: E402
-from intermodal.core.files import write_json  # noqa: E402
+from intermodal.core.files import read_json, write_json  # noqa: E402
 from intermodal.data.loader import train_loader  # noqa: E402
 from intermodal.data.mixing import Mixing  # noqa: E402
 from intermodal.data.processors import LabelProcessor  # noqa: E402
@@ -178,10 +178,11 @@ def main() -> int:
     if "cost" in options.what:
         write_json(options.out / "vision_cost.json", {**head, "rows": cost(SIZES)})
     if "peers" in options.what:
-        rows: list[dict[str, Any]] = []
-        for name in options.recipes:
-            rows.append(peers(name, options.steps, options.seeds))
-            write_json(options.out / "vision_peers.json", {**head, "rows": rows})
+        file = options.out / "vision_peers.json"
+        rows = {row["recipe"]: row for row in read_json(file)["rows"]} if file.is_file() else {}
+        for name in options.recipes:  # those of other recipes stay
+            rows[name] = peers(name, options.steps, options.seeds)
+            write_json(file, {**head, "rows": [rows[each] for each in RECIPES if each in rows]})
     return 0
 
 
