@@ -34,6 +34,7 @@ from intermodal.nn.expert_blocks import (
     routed,
     written,
 )
+from intermodal.nn.linear import quicken
 from intermodal.nn.patches import PatchConfig, PatchEmbedding
 from intermodal.nn.transformer import ACTIVATIONS, Activation, block_flops, past
 
@@ -170,6 +171,7 @@ class ExpertTransformer(nn.Module):
         for name, parameter in self.blocks.named_parameters():
             if parameter.dim() == 2 and (".out." in name or ".fc2." in name):
                 nn.init.normal_(parameter, std=writes)
+        quicken(self)
 
     @property
     def mask_id(self) -> int:

@@ -343,9 +343,11 @@ def clip_guided() -> ClipGuidedRecipe:
 def clip_guided_flickr() -> ClipGuidedRecipe:
     """The same with the captions of Flickr8k (needs ``INTERMODAL_DATA``).
 
-    ``intermodal train clip-guided-flickr --clip RUN``, RUN being one of the recipe clip-photos.
+    ``intermodal train clip-photos --run runs/clip-photos``, then ``intermodal train clip-guided-flickr``: 1.3 CPU minutes
+    behind that, and most of a second a caption; CIDEr 0.10, the nearest photograph's caption 0.11.
     """
-    return _on_photographs(clip_guided(), "clip-guided-flickr")
+    expect = reaches("cider", 0.07, 0.13, "742 validation photographs", 1.3)
+    return _on_photographs(clip_guided(), "clip-guided-flickr").replace(expect=expect)
 
 
 Photographs = TypeVar("Photographs", bound=JointRecipe)

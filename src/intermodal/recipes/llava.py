@@ -206,7 +206,8 @@ def llava_text() -> LLaVARecipe:
 def llava_flickr() -> LLaVARecipe:
     """The same on Flickr8k's photographs: descriptions, words, and what no picture shows (needs ``INTERMODAL_DATA``).
 
-    ``intermodal train llava-flickr --clip RUN``, RUN being one of the recipe clip-photos.
+    ``intermodal train clip-photos --run runs/clip-photos``, then ``intermodal train llava-flickr``: 13.5 CPU minutes,
+    58 % of the questions (the most frequent answers 45 %, without pictures 25 %), descriptions of CIDEr 0.18.
     """
     recipe = llava().about(Flickr8kSource())
     return recipe.replace(
@@ -215,4 +216,5 @@ def llava_flickr() -> LLaVARecipe:
         final_split="validation",
         first_steps=40,
         augment=ImageAugment(flip=0.5, scale=(1.0, 1.3)),
+        expect=reaches("exact", 0.53, 0.63, "1,367 questions about 300 validation photographs", 13.5),
     )

@@ -36,6 +36,7 @@ from intermodal.methods.captioning.language import LanguageConfig, LanguageDecod
 from intermodal.methods.contrastive.clip import CLIP
 from intermodal.methods.vision_language.chatting import Chatting
 from intermodal.nn import tower as towers
+from intermodal.nn.linear import quicken
 from intermodal.nn.resnet import ModifiedResNet, ResNetConfig
 from intermodal.nn.vit import VisionTransformer, ViTConfig
 
@@ -117,6 +118,8 @@ class LLaVA(Chatting):
         self.projector: nn.Module = nn.Linear(seen, width, bias=config.bias)
         if config.projector == "mlp":
             self.projector = nn.Sequential(self.projector, nn.GELU(), nn.Linear(width, width, bias=config.bias))
+        quicken(self.tower)
+        quicken(self.projector)
         self.blind = False
         self.requires_grad_(True)
 
