@@ -29,12 +29,10 @@ from intermodal.nn.cache import LayerCache
 from intermodal.nn.drop_path import check_rate, rates
 from intermodal.nn.linear import linear
 from intermodal.nn.patches import PatchConfig, PatchEmbedding
-from intermodal.nn.swin_windows import ContinuousBias, Gathers, Permute, TableBias, Unit, gathers
+from intermodal.nn.swin_windows import ContinuousBias, Cosines, Gathers, Permute, TableBias, gathers
 from intermodal.nn.transformer import ACTIVATIONS, MLP, Activation, Attention, Block, block_flops
 from intermodal.nn.vit import flattened
 
-MOST_SCALE = math.log(100)
-"""Of the logarithm of v2's scale of cosines (Liu et al. 2022, equation 2: a temperature of at least 0.01)."""
 MOST_KEPT = 2**22
 """So many numbers a block keeps of what it adds to scores."""
 
@@ -164,23 +162,6 @@ class SwinConfig(Config):
                 read = 4 * wide if self.merge == "concat" else wide
                 total += 2 * math.prod(grids[stage + 1]) * read * 2 * wide
         return total
-
-
-class Cosines(nn.Module):
-    """Version 2's scores: cosines times a learnt scale for each head (Liu et al. 2022, equation 2).
-
-    Args:
-        heads: A.
-    """
-
-    def __init__(self, heads: int) -> None:
-        super().__init__()
-        self.log_scale = nn.Parameter(torch.full((heads, 1, 1), math.log(10.0)))
-
-    def forward(self, q_BAQK: Tensor, k_BASK: Tensor) -> tuple[Tensor, Tensor, None]:
-        """Return queries and keys whose dot products, over the root of K, are the scores; there is no bias here."""
-        scale = self.log_scale.clamp(max=MOST_SCALE).exp() * q_BAQK.shape[-1] ** 0.5
-        return Unit.apply(q_BAQK) * scale.to(q_BAQK.dtype), Unit.apply(k_BASK), None
 
 
 class QueryValueBias(nn.Linear):

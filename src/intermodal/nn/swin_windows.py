@@ -1,8 +1,9 @@
-"""The windows of a Swin: which place of a map lies in which, who may see whom, and what their offsets add to the scores.
+"""The windows of a Swin: which place of a map lies in which, who may see whom, and how they are scored.
 
 Shapes as in :mod:`intermodal.nn.swin`, which is built of these parts:
 
     B batch   D width   h, w rows and columns of a map   N windows   S places of a window   L = h w places   A heads
+    K width of one head
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from torch.nn import functional as F
 
 POSITION_WIDTH = 512
 """Hidden width of the network that gives v2's position bias (Liu et al. 2022, section 3.3)."""
+MOST_SCALE = math.log(100)
+"""Of the logarithm of v2's scale of cosines (Liu et al. 2022, equation 2: a temperature of at least 0.01)."""
 
 
 # --8<-- [start:windows]
@@ -115,34 +118,6 @@ class Permute(torch.autograd.Function):
         return Permute.apply(gradient[0], back_L, there_L), None, None
 
 
-class Unit(torch.autograd.Function):
-    """Vectors over their lengths, as ``F.normalize`` has them; backward one formula where autograd's own has ten steps.
-
-    The gradient g of a unit vector u = x / n becomes ``(g - u (u . g)) / n``.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x_K: Tensor) -> Tensor:
-        """Map (..., K) to the same shape, contiguous."""
-        length_1 = _length(x_K)
-        unit_K = torch.div(x_K, length_1, out=torch.empty(x_K.shape, dtype=x_K.dtype, device=x_K.device))
-        ctx.save_for_backward(x_K, unit_K, length_1)
-        return unit_K
-
-    @staticmethod
-    def backward(ctx: Any, *gradient: Tensor) -> Tensor:
-        """Return the gradient of the vectors."""
-        x_K, unit_K, length_1 = ctx.saved_tensors
-        if torch.is_grad_enabled():  # a gradient of this gradient is wanted, which needs the length's own
-            length_1 = _length(x_K)
-        along_1 = (gradient[0] * unit_K).sum(-1, keepdim=True)
-        return torch.addcmul(gradient[0], unit_K, along_1, value=-1) / length_1
-
-
-def _length(x_K: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(x_K, dim=-1, keepdim=True).clamp_min(1e-12)
-
-
 def relative_places(side: int) -> Tensor:
     """Return, for each pair of places of a window, the row of the table of ``(2 side - 1)^2`` offsets: int64 ``(S, S)``."""
     place_S2 = torch.stack(torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij"), -1).flatten(0, 1)
@@ -209,6 +184,51 @@ class ContinuousBias(nn.Module):
         table = self.fc2(F.relu(self.fc1(self.offsets().to(self.fc1.weight.dtype))))
         place_SS = _places_on(self.side, self.device)
         return 16 * F.embedding(place_SS.flatten(), table).sigmoid().T.unflatten(1, (self.side**2, -1))
+
+
+class Unit(torch.autograd.Function):
+    """Vectors over their lengths, as ``F.normalize`` has them; backward one formula where autograd's own has ten steps.
+
+    The gradient g of a unit vector u = x / n becomes ``(g - u (u . g)) / n``.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x_K: Tensor) -> Tensor:
+        """Map (..., K) to the same shape, contiguous."""
+        length_1 = _length(x_K)
+        unit_K = torch.div(x_K, length_1, out=torch.empty(x_K.shape, dtype=x_K.dtype, device=x_K.device))
+        ctx.save_for_backward(x_K, unit_K, length_1)
+        return unit_K
+
+    @staticmethod
+    def backward(ctx: Any, *gradient: Tensor) -> Tensor:
+        """Return the gradient of the vectors."""
+        x_K, unit_K, length_1 = ctx.saved_tensors
+        if torch.is_grad_enabled():  # a gradient of this gradient is wanted, which needs the length's own
+            length_1 = _length(x_K)
+        along_1 = (gradient[0] * unit_K).sum(-1, keepdim=True)
+        return torch.addcmul(gradient[0], unit_K, along_1, value=-1) / length_1
+
+
+def _length(x_K: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(x_K, dim=-1, keepdim=True).clamp_min(1e-12)
+
+
+class Cosines(nn.Module):
+    """Version 2's scores: cosines times a learnt scale for each head (Liu et al. 2022, equation 2).
+
+    Args:
+        heads: A.
+    """
+
+    def __init__(self, heads: int) -> None:
+        super().__init__()
+        self.log_scale = nn.Parameter(torch.full((heads, 1, 1), math.log(10.0)))
+
+    def forward(self, q_BAQK: Tensor, k_BASK: Tensor) -> tuple[Tensor, Tensor, None]:
+        """Return queries and keys whose dot products, over the root of K, are the scores; there is no bias here."""
+        scale = self.log_scale.clamp(max=MOST_SCALE).exp() * q_BAQK.shape[-1] ** 0.5
+        return Unit.apply(q_BAQK) * scale.to(q_BAQK.dtype), Unit.apply(k_BASK), None
 
 
 @lru_cache(maxsize=64)

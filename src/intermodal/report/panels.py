@@ -101,12 +101,13 @@ def _cell(item: Item, rank: int) -> Child:
     if item.good is not None:
         sign = el("span", "✓" if item.good else "✗", class_="sign", title="right" if item.good else "wrong")
     score = el("span", f"{item.score:.2f}", class_="score") if item.score is not None else None
-    note, below = el("span", item.note) if item.note else None, item.image is None
+    below = item.image is None
+    note = el("span", item.note, class_="note" if below else None) if item.note else None
     return [
         el("span", picture(item.image, alt), class_="frame") if item.image is not None else None,
         el("span", item.text, class_="text", title=item.text) if item.text else None,
         el("span", sign, score, None if below else note, class_="small"),
-        el("span", note, class_="note") if note and below else None,
+        note if below else None,
     ]
 
 
